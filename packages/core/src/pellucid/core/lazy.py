@@ -1,0 +1,21 @@
+"""Lazy package exports (PEP 562), so that `import pellucid.x` and every `--help` stay quick."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+
+def lazy_exports(package: str, homes: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return a package's module-level `__getattr__` and `__dir__`.
+
+    Args:
+        package: the package's `__name__`.
+        homes: exported name -> submodule that defines it, such as `{"Site": "tracing"}`.
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+
+    return get, lambda: sorted(homes)
