@@ -1,19 +1,17 @@
-"""Two-pass scores against the slow, obvious way: one forward pass a set, everything else frozen by hooks."""
+"""Two-pass scores against the slow, obvious way, and by hand."""
 
 import random
-from contextlib import ExitStack
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pellucid.core.anatomy import decoder_anatomy
 from pellucid.core.errors import OptionError
 from pellucid.core.testing import DECODERS, tiny_decoder
-from pellucid.core.tracing import capture, patch
 from pellucid.qa_circuits.components import Component, all_components
 from pellucid.qa_circuits.effects import patched_scores
 from pellucid.qa_circuits.prompts import Encoded
+from pellucid.qa_circuits.reference import reference_scores
 
 
 def draw(model, seed, count=3):
@@ -29,46 +27,6 @@ def draw(model, seed, count=3):
     return probes
 
 
-def slow_score(model, encoded, members, definition):
-    """One probe, one set, one forward pass: replay every frozen output, patch the set, let the rest run."""
-    anatomy = decoder_anatomy(model)
-    layers, length = range(anatomy.layers), len(encoded.answer)
-    clean = torch.tensor([encoded.clean + encoded.answer[:-1]])
-    corrupted = torch.tensor([encoded.corrupted + encoded.answer[:-1]])
-    sites = [s for i in layers for s in (anatomy.head_outputs(i), anatomy.attention(i), anatomy.mlp(i))]
-    with capture(model, sites) as was:
-        model(clean)
-    with capture(model, sites) as other:
-        model(corrupted)
-
-    def merged(site):
-        value = was[site][0].clone()
-        value[:, -length:] = other[site][0][:, -length:]
-        return value
-
-    replacements = {}
-    for i in layers:
-        heads = [c for c in members if c.kind == "head" and c.layer == i]
-        if heads:  # the projection runs on inputs with those heads' slices replaced
-            mixed = was[anatomy.head_outputs(i)][0].clone()
-            for c in heads:
-                cut = slice(*anatomy.head(i, c.index).channels)
-                mixed[..., cut] = merged(anatomy.head_outputs(i))[..., cut]
-            replacements[anatomy.head_outputs(i)] = mixed
-        elif Component("attention", i) in members:
-            replacements[anatomy.attention(i)] = merged(anatomy.attention(i))
-        else:
-            replacements[anatomy.attention(i)] = was[anatomy.attention(i)][0]
-        if Component("mlp", i) in members:
-            replacements[anatomy.mlp(i)] = merged(anatomy.mlp(i))
-        elif definition == "direct":
-            replacements[anatomy.mlp(i)] = was[anatomy.mlp(i)][0]
-    with ExitStack() as stack:
-        stack.enter_context(patch(model, replacements))
-        log_p = model(clean).logits[0, -length:].float().log_softmax(-1)
-    return 1 - log_p.gather(-1, torch.tensor(encoded.answer)[:, None]).sum().exp().item()
-
-
 @pytest.mark.parametrize("definition", ["direct", "through_mlps"])
 @pytest.mark.parametrize("family", DECODERS)
 def test_two_passes_equal_one_forward_a_component(family, definition):
@@ -76,7 +34,7 @@ def test_two_passes_equal_one_forward_a_component(family, definition):
     probes = draw(model, 1)
     sets = [(c,) for c in all_components(3, 4)]
     fast = patched_scores(model, probes, sets, definition)
-    slow = torch.tensor([[slow_score(model, p, s, definition) for s in sets] for p in probes])
+    slow = torch.stack([reference_scores(model, p, sets, definition) for p in probes])
     torch.testing.assert_close(fast.scores, slow, atol=1e-5, rtol=0)
     assert fast.scores.std() > 0.01  # the components do differ, so the agreement says something
 
@@ -91,7 +49,7 @@ def test_sets_patched_together_equal_one_forward_a_set(family, definition):
     sets += [(Component("attention", 0), Component("head", 2, 1), Component("mlp", 1)), ()]
     probes = draw(model, 2)
     fast = patched_scores(model, probes, sets, definition)
-    slow = torch.tensor([[slow_score(model, p, s, definition) for s in sets] for p in probes])
+    slow = torch.stack([reference_scores(model, p, sets, definition) for p in probes])
     torch.testing.assert_close(fast.scores, slow, atol=1e-5, rtol=0)
     torch.testing.assert_close(fast.scores[:, -1], fast.floor, atol=1e-6, rtol=0)
 

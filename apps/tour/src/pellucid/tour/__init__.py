@@ -1,0 +1,1 @@
+"""Every Pellucid method once, on the zoo, in one report."""

@@ -15,7 +15,7 @@ after the patch recompute while attention stays clean.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from pellucid.core.anatomy import DecoderAnatomy, decoder_anatomy
@@ -28,6 +28,13 @@ from .prompts import Encoded, pad_left
 
 Definition = Literal["direct", "through_mlps"]
 CHUNK_BYTES = 256 * 2**20  # bound on the logits held at once
+
+
+def check_definition(name: str) -> Definition:
+    """Return the definition of that name, or raise OptionError."""
+    if name not in get_args(Definition):
+        raise OptionError(f"no definition {name!r}: choose from {', '.join(get_args(Definition))}")
+    return cast(Definition, name)
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,7 @@ def patched_scores(
         OptionError: a set names a component the model lacks, or the definition is unknown.
         SiteError: the model's family is unknown.
     """
-    if definition not in get_args(Definition):
-        raise OptionError(f"no definition {definition!r}: choose from {', '.join(get_args(Definition))}")
+    check_definition(definition)
     if model.training:
         raise OptionError("the model is in training mode, where dropout makes effects random: call model.eval()")
     anatomy = decoder_anatomy(model)

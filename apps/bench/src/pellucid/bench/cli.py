@@ -1,0 +1,78 @@
+"""`pellucid bench`: measurements as ratios, each in one run."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pellucid.core.cli import Fresh, Json, Model, Out, Seed, Workers, show
+
+app = typer.Typer(help="Measure the fast way against the obvious way, and Pellucid against its peers.", no_args_is_help=True)
+
+
+@app.command()
+def circuits(
+    out: Out = Path("runs/bench-circuits"),
+    model: Model = "zoo:smollm2",
+    probes: Annotated[int, typer.Option("-n", min=1, help="How many probes are timed each way.")] = 3,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")] = 2,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Time direct effects in two passes against one forward pass a component."""
+    from .circuits import measure
+
+    def run() -> tuple[dict[str, Any], str]:
+        found = measure(model, probes, seed, threads)
+        return found, (
+            f"Two passes score all {found['components']} components {found['ratio']} times as fast as one forward pass "
+            f"a component ({found['two_pass_seconds']} s against {found['one_forward_a_component_seconds']} s a probe), "
+            f"with scores that differ by at most {found['largest_difference']:.1e}."
+        )
+
+    _write("circuits", run, out, {"model": model, "probes": probes, "threads": threads}, seed, fresh, as_json)
+
+
+@app.command()
+def sweeps(
+    out: Out = Path("runs/bench-sweeps"),
+    cells: Annotated[int, typer.Option("-n", min=1, help="How many trivial cells.")] = 10_000,
+    workers: Workers = 2,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Time what a sweep adds to each cell, inline and on Ray."""
+    from .sweeps import measure
+
+    def run() -> tuple[dict[str, Any], str]:
+        found = measure(cells, workers)
+        return found, (
+            f"A trivial cell costs {found['inline_ms']:.3f} ms inline and {found['ray_ms']:.3f} ms on {workers} Ray "
+            f"workers, or {found['ray_with_start_ms']:.3f} ms with Ray's start counted in."
+        )
+
+    _write("sweeps", run, out, {"cells": cells, "workers": workers}, 0, fresh, as_json)
+
+
+def _write(name: str, run: Any, out: Path, config: dict[str, Any], seed: int, fresh: bool, as_json: bool) -> None:
+    from pellucid.core.outfolder import prepare_out
+    from pellucid.core.report import Report, Section, Table
+
+    prepare_out(out, fresh)
+    started = time.monotonic()
+    found, finding = run()
+    rows = [[key, str(value)] for key, value in found.items()]
+    table = Table("measured", ["quantity", "value"], rows, "What was measured in this run.")
+    report = Report(
+        title=f"Measured: {name}",
+        command=f"bench {name}",
+        config=config,
+        seed=seed,
+        device="cpu",
+        sections=[Section("Measurements", [finding], [], [table])],
+        results=found,
+        summary=finding,
+    )
+    report.write(out, time.monotonic() - started)
+    show(report, out, as_json)

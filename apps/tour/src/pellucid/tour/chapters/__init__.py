@@ -1,0 +1,1 @@
+"""One module a method; each has `run(setting) -> Chapter`."""

@@ -1,0 +1,91 @@
+"""Ray itself: starting one that keeps to this machine, or joining one that is there, and what it has to give."""
+
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import SweepError
+
+# For a Ray of our own. The environment is the workers' already, so Ray need not pack the working directory for them;
+# a worker that asked for no GPU shall see none; and no port shall listen beyond this machine (the third name says
+# Windows and macOS, yet it is what makes Ray call itself 127.0.0.1 anywhere).
+_ENVIRONMENT = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+# Ray reads two of them once, when it is imported, which may be long ago: they have to be set there as well.
+_CONSTANTS = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": False, "ENABLE_RAY_CLUSTER": False}
+
+
+@contextmanager
+def connected(address: str | None, cpus: int) -> Iterator[bool]:
+    """Have Ray for the time of the block: the caller's, the one at `address`, or a local one with so many CPUs.
+
+    Yields:
+        Whether the cluster is our own, so that it will never have more than it has now.
+
+    Raises:
+        SweepError: there is no Ray at the address, or the local one does not start.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield False
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address:
+            ray.init(address, **quiet)
+        else:
+            with _only_here():
+                ray.init("local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    except Exception as error:
+        raise SweepError(f"Ray {'at ' + address if address else 'on this machine'} cannot be used: {error}") from error
+    try:
+        yield not address
+    finally:
+        ray.shutdown()
+
+
+def fits(request: dict[str, float]) -> bool:
+    """Whether some machine of the cluster could give one worker what it asks for, were it idle."""
+    import ray
+
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(all(machine.get(name, 0) >= amount for name, amount in request.items()) for machine in machines)
+
+
+def shortage(request: dict[str, float]) -> str:
+    """Say what a worker asks for and what each machine has, in one line."""
+    import ray
+
+    def spell(amounts: dict[str, float]) -> str:
+        return ", ".join(f"{name} {amounts.get(name, 0):g}" for name in ("CPU", "GPU", "memory") if name in request)
+
+    machines = [f"{node['NodeManagerHostname']}: {spell(node['Resources'])}" for node in ray.nodes() if node["Alive"]]
+    return f"a worker asks for {spell(request)}; the cluster has {'; '.join(machines) or 'no machine'}"
+
+
+@contextmanager
+def _only_here() -> Iterator[None]:
+    constants = importlib.import_module("ray._private.ray_constants")
+    environment = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    before = {name: getattr(constants, name) for name in _CONSTANTS if hasattr(constants, name)}
+    os.environ.update(_ENVIRONMENT)
+    for name in before:
+        setattr(constants, name, _CONSTANTS[name])
+    try:
+        yield
+    finally:
+        for name, value in environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        for name, constant in before.items():
+            setattr(constants, name, constant)

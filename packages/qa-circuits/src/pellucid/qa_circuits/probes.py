@@ -1,0 +1,168 @@
+"""Probes: one question each, with a context that answers it, one that answers it otherwise, and a corrupted one."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pellucid.core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One example of D_copy (thesis section 8.3.1).
+
+    Attributes:
+        subject: whom or what the question is about.
+        question: the question, which names the subject.
+        original_answer: the true answer, which `context` gives.
+        answer: the swapped answer, which only `modified_context` gives; a faithful model says this one.
+        context: a text that answers the question truly.
+        modified_context: the same text with the swapped answer in place of the original one.
+        corrupted_context: the same text about another subject with another answer.
+        corrupted_question: the question about that other subject.
+        relation: the kind of fact, such as "capital"; empty where it is not known.
+    """
+
+    subject: str
+    question: str
+    original_answer: str
+    answer: str
+    context: str
+    modified_context: str
+    corrupted_context: str
+    corrupted_question: str
+    relation: str = ""
+
+
+def stands(phrase: str, text: str, *, any_case: bool = False) -> bool:
+    """Whether a phrase stands in a text as whole words: "Niger" does not stand in "Nigeria"."""
+    if any_case:
+        phrase, text = phrase.casefold(), text.casefold()
+    # The plain search is far quicker than the pattern and settles most cases.
+    return phrase in text and re.search(_as_words(phrase), text) is not None
+
+
+def swap(text: str, changes: Mapping[str, str]) -> str:
+    """Replace whole-word phrases everywhere, all in one pass; of phrases within each other the longest wins."""
+    pattern = "|".join(_as_words(phrase) for phrase in sorted(changes, key=len, reverse=True))
+    return re.sub(pattern, lambda found: changes[found.group()], text)
+
+
+def flaw(probe: Probe) -> str | None:
+    """Tell what keeps a probe from being of use, or None.
+
+    The swapped answer may be had from the modified context alone, the original one must be gone from it,
+    and the corrupted pair may name neither the subject nor either answer. What must be absent is looked
+    for in any case of letters ("Euro" for "euro"), what must be present only as it is written.
+    """
+    present = [(probe.original_answer, "context"), (probe.answer, "modified_context"), (probe.subject, "question")]
+    absent = [
+        (probe.original_answer, ("modified_context", "corrupted_context")),
+        (probe.answer, ("question", "context", "corrupted_context", "corrupted_question")),
+        (probe.subject, ("corrupted_context", "corrupted_question")),
+    ]
+    for phrase, field in present:
+        if not stands(phrase, getattr(probe, field)):
+            return f"{phrase!r} does not stand in {field}"
+    for phrase, where in absent:
+        for field in where:
+            if stands(phrase, getattr(probe, field), any_case=True):
+                return f"{phrase!r} stands in {field}"
+    return None
+
+
+def read_probes(path: str | Path) -> list[Probe]:
+    """Read probes from a JSON Lines file: one object a line with the fields of `Probe` (`relation` may be left out).
+
+    Fields that `Probe` does not have are ignored.
+
+    Raises:
+        DataError: the file is missing, empty or not UTF-8, or a line is not a usable probe; the message names the
+            file, the line and the field.
+    """
+    required = tuple(field.name for field in fields(Probe) if field.name != "relation")
+    probes = []
+    for where, record in records(path, required, ("relation",)):
+        probe = Probe(**record)
+        if not stands(probe.answer, probe.modified_context):
+            raise DataError(
+                f"{where}: the answer {probe.answer!r} does not stand in the field 'modified_context'; "
+                "that context must state it, in the same letters"
+            )
+        if stands(probe.answer, probe.corrupted_context):
+            raise DataError(
+                f"{where}: the answer {probe.answer!r} stands in the field 'corrupted_context'; "
+                "that context must be about another subject with another answer"
+            )
+        probes.append(probe)
+    return probes
+
+
+def write_probes(path: str | Path, probes: Iterable[Probe]) -> None:
+    """Write probes as JSON Lines; the file appears whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for probe in probes:
+                file.write(json.dumps(asdict(probe), ensure_ascii=False) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def records(path: str | Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the objects of a JSON Lines file with their place ("FILE, line 3"), keeping the named text fields.
+
+    Blank lines are skipped. Required fields must be texts that are not blank; optional ones, texts where present.
+
+    Raises:
+        DataError: as `read_probes`.
+    """
+    try:
+        # utf-8-sig: editors on Windows put a byte-order mark in front, which JSON does not allow.
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    found = False
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        found = True
+        where = f"{path}, line {number}"
+        yield where, _text_fields(line, where, required, optional)
+    if not found:
+        raise DataError(f"{path} is empty; give one JSON object a line with the fields {', '.join(required)}")
+
+
+def _text_fields(line: str, where: str, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, str]:
+    try:
+        record: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error}); give one JSON object a line") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: {type(record).__name__} where a JSON object is wanted; give one object a line")
+    kept = {}
+    for name in (*required, *optional):
+        if name not in record:
+            if name in required:
+                raise DataError(f"{where}: the field {name!r} is missing")
+            continue
+        value = record[name]
+        if not isinstance(value, str):
+            raise DataError(f"{where}: the field {name!r} is {type(value).__name__}, not a text; put it in quotes")
+        if name in required and not value.strip():
+            raise DataError(f"{where}: the field {name!r} is empty")
+        kept[name] = value
+    return kept
+
+
+def _as_words(phrase: str) -> str:
+    # Not \b: a phrase may begin or end with a sign ("+254", "Washington, D.C.").
+    return rf"(?<!\w){re.escape(phrase)}(?!\w)"

