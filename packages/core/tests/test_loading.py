@@ -1,6 +1,7 @@
 """Loading tiny random models from folders, and each bad input's one line."""
 
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import sys
@@ -16,6 +17,11 @@ from pellucid.core.testing import tiny_decoder
 from safetensors.torch import load_file, save_file
 
 TEXT = "the capital of france is paris"
+
+
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="the extra `quantize` is not installed"
+)
 
 
 def save_tokenizer(folder: Path) -> None:
@@ -143,6 +149,7 @@ def test_an_explicit_map_is_followed(folder: Path) -> None:
     assert all(name.startswith("model.layers.1.") for name in away)
 
 
+@needs_bitsandbytes
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
 def test_quantized_on_the_processor(folder: Path, quantize: Any, caplog: pytest.LogCaptureFixture) -> None:
     bitsandbytes = import_bitsandbytes()
@@ -168,6 +175,7 @@ def test_quantized_on_the_processor(folder: Path, quantize: Any, caplog: pytest.
     torch.testing.assert_close(x.grad, weight.sum(0).expand(3, -1), rtol=0, atol=1e-5)
 
 
+@needs_bitsandbytes
 def test_four_bits_do_not_spill(folder: Path) -> None:
     assert "bitsandbytes #1411" in error_of(folder, quantize="nf4", max_memory={"cpu": "5KB"})
 
@@ -189,6 +197,7 @@ def test_a_device_that_is_not_here(folder: Path) -> None:
     assert "'cuda:3' cannot be used here" in error_of(folder, OptionError, device="cuda:3")
 
 
+@needs_bitsandbytes
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("quantize", [None, "nf4", "int8"])

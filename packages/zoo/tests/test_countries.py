@@ -1,5 +1,6 @@
 """The facts: right, single-valued, clean, and not given away."""
 
+import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pellucid.core.assets import resolve_asset
 from pellucid.zoo import Fact, facts
-from pellucid.zoo.countries import _answers, gives_away
+from pellucid.zoo.countries import RULES, _answers, gives_away
 
 FACTS = facts()
 
@@ -43,6 +44,12 @@ def test_counts_are_those_of_the_readme() -> None:
     for relation, count in counts.items():
         assert f"| `{relation}` | {count} |" in readme
     assert f"| {len(FACTS):,} facts about {len({fact.subject for fact in FACTS})} countries" in readme
+
+
+def test_other_facts_go_to_another_folder() -> None:
+    # Caches are known by countryinfo's version and RULES. When this fails, raise RULES and pin the new hash.
+    digest = hashlib.sha256(repr(FACTS).encode()).hexdigest()
+    assert (RULES, digest[:16]) == (1, "e0840e499ac427a5")
 
 
 def test_one_answer_to_each_question() -> None:

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,6 +62,16 @@ def test_importing_the_package_and_its_commands_is_light() -> None:
     heavy = ["torch", "transformers", "gguf", "countryinfo"]
     code = f"import sys, pellucid.zoo, pellucid.zoo.cli; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_processes_that_prepare_the_same_at_once_all_succeed(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", "from pellucid.zoo import resolve; print(resolve('countries'))"]
+    environment = {**os.environ, "PELLUCID_CACHE": str(tmp_path)}
+    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    paths = {process.communicate()[0].strip() for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert len(paths) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [Path(paths.pop()).parent.name]
 
 
 # Where the model comes from; played by a small file
@@ -130,20 +139,14 @@ def test_not_installed_and_no_hub_names_both_ways(monkeypatch: pytest.MonkeyPatc
 
 @needs_smollm2
 @pytest.mark.slow
-def test_converting_keeps_the_logits_and_two_at_once_succeed(tmp_path: Path) -> None:
+def test_converting_keeps_the_logits_and_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     from transformers import AutoModelForCausalLM
 
-    command = [sys.executable, "-W", "error", "-c", "from pellucid.zoo import resolve; print(resolve('smollm2'))"]
-    environment = {**os.environ, "PELLUCID_CACHE": str(tmp_path)}
-
-    def convert(_: int) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-
-    with ThreadPoolExecutor() as pool:
-        one, other = pool.map(convert, range(2))
-    assert one.stdout == other.stdout
-    assert one.stderr == other.stderr == ""
-    folder = Path(one.stdout.strip())
+    monkeypatch.setenv("PELLUCID_CACHE", str(tmp_path))
+    folder = resolve("smollm2")
+    assert capfd.readouterr() == ("", "")
     assert fault_of(folder) is None
     assert list(tmp_path.iterdir()) == [folder]
     assert {path.suffix for path in folder.iterdir()} == {".json", ".jinja", ".safetensors"}
@@ -151,8 +154,7 @@ def test_converting_keeps_the_logits_and_two_at_once_succeed(tmp_path: Path) -> 
     record = smollm2._record()
     assert record is not None
     source = Path(str(record.locate()))
-    with smollm2._without_gguf_bar():
-        original = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    original = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     loaded = load(folder)
     ids = loaded.tokenizer(PROMPT, return_tensors="pt").input_ids
     with torch.no_grad():
@@ -203,7 +205,6 @@ def test_the_model_knows_a_capital_in_memory_on_disk_and_in_four_bits() -> None:
 
 
 @needs_smollm2
-@pytest.mark.slow
 def test_a_cut_model_is_converted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PELLUCID_CACHE", str(tmp_path))
     conversions: list[Path] = []

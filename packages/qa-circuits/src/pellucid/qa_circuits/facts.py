@@ -1,5 +1,6 @@
 """D_copy from plain facts: probes whose contexts differ in wording, order and length (thesis section 8.3.1)."""
 
+import itertools
 import random
 import re
 from collections import defaultdict
@@ -57,7 +58,9 @@ class Pool:
             self.of_subject[fact.subject].append(fact)
             self.of_relation[fact.relation].append(fact)
             self.answers[fact.subject, fact.relation].add(fact.answer.casefold())
-        self._answers = {name: tuple(dict.fromkeys(fact.answer for fact in of)) for name, of in self.of_relation.items()}
+        self._answers = {
+            name: tuple(dict.fromkeys(fact.answer for fact in facts)) for name, facts in self.of_relation.items()
+        }
 
     def shuffled(self, rng: random.Random) -> Iterator[Fact]:
         """All facts in random order, the relations taking turns, so that a frequent one does not crowd out the rest."""
@@ -110,25 +113,31 @@ def copy_probes(facts: Sequence[Fact], n: int, seed: int = 0) -> list[Probe]:
     """
     if n < 1:
         raise OptionError(f"{n} probes asked for; ask for 1 or more")
+    probes = list(itertools.islice(stream_copy_probes(facts, seed), n))
+    if len(probes) < n:
+        raise DataError(
+            f"{n} probes asked for, but {len(probes)} can be made of these {len(set(facts))} facts; "
+            "ask for fewer, or give more facts of each relation (with three different answers or more)"
+        )
+    return probes
+
+
+def stream_copy_probes(facts: Sequence[Fact], seed: int = 0) -> Iterator[Probe]:
+    """Yield the probes of `copy_probes` one by one, as many as can be made."""
     pool = Pool(facts)
-    probes: list[Probe] = []
     for fact in pool.shuffled(random.Random(f"order {seed}")):
         # Each fact has its own generator: what is drawn for one does not depend on how many others were drawn.
         rng = random.Random(f"{seed}\n{fact.subject}\n{fact.relation}\n{fact.answer}")
         probe = _probe(fact, pool, rng)
         if probe is not None:
-            probes.append(probe)
-            if len(probes) == n:
-                return probes
-    raise DataError(
-        f"{n} probes asked for, but {len(probes)} can be made of these {len(set(facts))} facts; "
-        "ask for fewer, or give more facts of each relation (with three different answers or more)"
-    )
+            yield probe
 
 
 def altered(fact: Fact, change: Change, context: str, question: str) -> Probe:
     """The probe that a true context and question about a fact make under a change."""
     modified = swap(context, {fact.answer: change.answer})
+    other = change.other
+    corrupted = swap(modified, {fact.subject: other.subject, change.answer: other.answer})
     return Probe(
         subject=fact.subject,
         question=question,
@@ -136,8 +145,8 @@ def altered(fact: Fact, change: Change, context: str, question: str) -> Probe:
         answer=change.answer,
         context=_tidy(context),
         modified_context=_tidy(modified),
-        corrupted_context=_tidy(swap(modified, {fact.subject: change.other.subject, change.answer: change.other.answer})),
-        corrupted_question=swap(question, {fact.subject: change.other.subject}),
+        corrupted_context=_tidy(corrupted),
+        corrupted_question=swap(question, {fact.subject: other.subject}),
         relation=fact.relation,
     )
 
@@ -153,17 +162,13 @@ def tell(fact: Fact, rng: random.Random) -> str:
 
 
 def _probe(fact: Fact, pool: Pool, rng: random.Random) -> Probe | None:
-    tries = 0
-    for change in pool.changes(fact, rng):
+    for change in itertools.islice(pool.changes(fact, rng), _TRIES):
         length = rng.randint(1, LONGEST)
         sentences = _distractors(fact, change, pool, length - 1, rng)
         sentences.insert(rng.randint(0, len(sentences)), tell(fact, rng))
         probe = altered(fact, change, " ".join(sentences), ask(fact, rng))
         if flaw(probe) is None:
             return probe
-        tries += 1
-        if tries == _TRIES:
-            break
     return None
 
 

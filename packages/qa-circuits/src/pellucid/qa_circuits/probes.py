@@ -115,7 +115,9 @@ def write_probes(path: str | Path, probes: Iterable[Probe]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def records(path: str | Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, str]]]:
+def records(
+    path: str | Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the objects of a JSON Lines file with their place ("FILE, line 3"), keeping the named text fields.
 
     Blank lines are skipped. Required fields must be texts that are not blank; optional ones, texts where present.

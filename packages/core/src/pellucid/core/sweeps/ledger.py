@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -103,7 +103,7 @@ class Ledger:
         mark = f"{self._root.rstrip('/')}/.driver-{uuid.uuid4().hex}"
         try:
             # Buckets have no folders and may forbid making one; whether they take the mark is what counts.
-            with suppress() if self._local else suppress(Exception):
+            with nullcontext() if self._local else suppress(Exception):
                 self._fs.makedirs(self._folder, exist_ok=True)
             retried(lambda: self._fs.pipe_file(mark, b"a sweep is writing here\n"), (OSError,))
         except Exception as error:

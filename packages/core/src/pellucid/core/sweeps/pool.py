@@ -6,7 +6,7 @@ import platform
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,53 +33,48 @@ class Fatal:
 
 
 class Actor:
-    """The worker's side. What may fail is in its methods: an `__init__` that raises ends an actor for good."""
+    """The worker's side: one process, prepared once; all that may fail is in its methods, where it can be told."""
 
-    def __init__(self, mark: str) -> None:
-        self._mark = mark
-        self._ready: tuple[Job, Any, Any] | None = None
+    def prepare(self, common: list[Any], mark: str) -> Fatal | None:
+        """Load the function, look for the ledger, fetch the shared data, run the setup."""
+        import ray
 
-    def prepare(self, common: list[Any]) -> Fatal | None:
-        """Load the function, look for the ledger, fetch the shared data, run the setup; once a process."""
         try:
-            self._prepared(common)
+            self._job = self._load(ray.get(common[0]), mark)
+            self._shared = ray.get(common[1])
+            self._state = prepare(self._job, self._shared)
         except PellucidError as error:
             return Fatal(error, _portable(error.__cause__))
         return None
 
-    def run(self, common: list[Any], cells: list[Any], keys: list[str]) -> Report | Fatal:
+    def run(self, cells: list[Any], keys: list[str]) -> Report | Fatal:
         """Compute and write one batch."""
         try:
-            job, shared, state = self._prepared(common)
-            return run_batch(job, cells, keys, shared, state)
+            return run_batch(self._job, cells, keys, self._shared, self._state)
         except PellucidError as error:
             return Fatal(error, _portable(error.__cause__))
 
-    def _prepared(self, common: list[Any]) -> tuple[Job, Any, Any]:
-        # With every call, since Ray may have started this process anew behind the driver's back.
+    def _load(self, pickled: bytes, mark: str) -> Job:
         import ray
 
-        if self._ready is None:
-            try:
-                job: Job = ray.cloudpickle.loads(ray.get(common[0]))
-            except Exception as error:
-                raise SweepError(
-                    f"a worker on {platform.node()} cannot load the sweep's function: {type(error).__name__}: {error}; "
-                    "install its module there, or call ray.cloudpickle.register_pickle_by_value(module) first"
-                ) from error
-            if not job.ledger.sees(self._mark):
-                raise LedgerError(
-                    f"ledger {job.ledger.url}: the worker on {platform.node()} does not see it; "
-                    "choose a volume that all machines share, or a bucket"
-                )
-            shared = ray.get(common[1])
-            self._ready = job, shared, prepare(job, shared)
-        return self._ready
+        try:
+            job: Job = ray.cloudpickle.loads(pickled)
+        except Exception as error:
+            raise SweepError(
+                f"a worker on {platform.node()} cannot load the sweep's function: {type(error).__name__}: {error}; "
+                "install its module there, or call ray.cloudpickle.register_pickle_by_value(module) first"
+            ) from error
+        if not job.ledger.sees(mark):
+            raise LedgerError(
+                f"ledger {job.ledger.url}: the worker on {platform.node()} does not see it; "
+                "choose a volume that all machines share, or a bucket"
+            )
+        return job
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
-    """The driver's side of a worker: its handle, whether it is ready, and its batches in the order they were sent."""
+    """The driver's side of a worker: its actor, whether that is ready, and its batches in the order they were sent."""
 
     handle: Any
     preparing: Any
@@ -95,9 +90,15 @@ class _Pool:
     """The loop that hands out units and takes in reports, with the memory of deaths that it needs."""
 
     def __init__(
-        self, job: Job, units: Iterable[Unit], total: int, cells: Sequence[Any], keys: Sequence[str], common: list[Any]
+        self,
+        job: Job,
+        units: Iterable[Unit],
+        total: int,
+        cells: Sequence[Any],
+        keys: Sequence[str],
+        hire: Callable[[], _Worker],
     ) -> None:
-        self._common = common
+        self._hire = hire
         self._job, self._left, self._cells, self._keys = job, total, cells, keys
         # A unit on which a worker died stays suspect, behind all fresh ones, until some other unit finishes: so one
         # lethal batch never looks like a broken cluster, and a broken cluster shows itself in a few deaths.
@@ -105,11 +106,18 @@ class _Pool:
         self._fatal_places: set[tuple[int, ...]] = set()
         self._failed_starts = 0
 
-    def run(self, handles: Sequence[Any], request: dict[str, float], ours: bool) -> Iterator[Report]:
+    def run(self, count: int, request: dict[str, float], ours: bool) -> Iterator[Report]:
         """Yield a report for every unit (or a cell of one) as it is finished."""
+        workers = [self._hire() for _ in range(count)]
+        try:
+            yield from self._run(workers, request, ours)
+        finally:
+            for worker in workers:
+                _dismiss(worker)
+
+    def _run(self, workers: list[_Worker], request: dict[str, float], ours: bool) -> Iterator[Report]:
         import ray
 
-        workers = [_Worker(handle, handle.prepare.remote(self._common)) for handle in handles]
         limit = max(DEATHS_IN_A_ROW, 2 * len(workers))
         quiet_since, warned = time.monotonic(), False
         while self._left > 0:
@@ -117,7 +125,7 @@ class _Pool:
             waiting = {worker.next: worker for worker in workers if worker.next is not None}
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK_AROUND)
             for reference in ready:
-                for report in self._take_in(waiting[reference], limit):
+                for report in self._take_in(workers, waiting[reference], limit):
                     self._left -= report.done + report.failed
                     yield report
             # Nobody ready and nothing coming: either the cluster is busy, or it will never be able to.
@@ -139,7 +147,7 @@ class _Pool:
                     if unit is None:
                         return
                     cells, keys = [self._cells[at] for at in unit.places], [self._keys[at] for at in unit.places]
-                    worker.flying.append((worker.handle.run.remote(self._common, cells, keys), unit))
+                    worker.flying.append((worker.handle.run.remote(cells, keys), unit))
 
     def _next_unit(self) -> Unit | None:
         if self._again:
@@ -149,7 +157,7 @@ class _Pool:
             return self._suspects.popleft()
         return unit
 
-    def _take_in(self, worker: _Worker, limit: int) -> Iterator[Report]:
+    def _take_in(self, workers: list[_Worker], worker: _Worker, limit: int) -> Iterator[Report]:
         import ray
 
         try:
@@ -165,16 +173,16 @@ class _Pool:
                     f"{deaths} workers died in a row and no batch was finished (killed, out of memory or crashed): "
                     "give each more memory (memory=...), or try one cell with workers=0"
                 ) from error
-            worker.preparing = worker.handle.prepare.remote(self._common)
+            _dismiss(worker)  # it may be alive, only out of reach
+            workers[workers.index(worker)] = self._hire()
             return
         if isinstance(answer, Fatal):
             raise answer.error from answer.cause
         if worker.preparing is not None:
-            worker.preparing = None
+            worker.preparing, self._failed_starts = None, 0
             return
         worker.flying.popleft()
         self._fatal_places.clear()
-        self._failed_starts = 0
         self._again.extend(self._suspects)
         self._suspects.clear()
         yield answer
@@ -185,7 +193,6 @@ class _Pool:
             self._failed_starts += 1
             return
         (_, unit), *queued = worker.flying
-        worker.flying.clear()
         self._again.extend(innocent for _, innocent in queued)
         self._fatal_places.add(unit.places)
         unit = replace(unit, deaths=unit.deaths + 1)
@@ -239,23 +246,29 @@ def run_on_ray(
             raise SweepError(f"the sweep's function cannot be sent to workers: {reason}") from error
         if ours and not fits(request):
             raise SweepError(f"no machine can hold a worker: {shortage(request)}; ask for less")
-        # In a list, references travel as such; given to the constructor, Ray might not find them for a restart.
-        common = [ray.put(pickled), ray.put(shared)]
-        # Retries are ours: Ray's would run a lethal batch again without telling us that it is one.
+        common = [ray.put(pickled), ray.put(shared)]  # in a list, references travel as such
+        # No restarts or retries by Ray: a restarted actor is out of reach for a while, and calls that fail meanwhile
+        # look like deaths of the batch they carried. A new actor for a dead one leaves no such doubt.
         remote = ray.remote(Actor).options(
             num_cpus=request["CPU"],
             num_gpus=request.get("GPU", 0),
             memory=request.get("memory"),
-            max_restarts=-1,
+            max_restarts=0,
             max_task_retries=0,
         )
-        handles: list[Any] = [remote.remote(mark) for _ in range(workers)]
-        try:
-            yield from _Pool(job, units, total, cells, keys, common).run(handles, request, ours)
-        finally:
-            for handle in handles:
-                with suppress(Exception):  # a cluster that is gone must not hide why we are here
-                    ray.kill(handle)
+
+        def hire() -> _Worker:
+            handle: Any = remote.remote()
+            return _Worker(handle, handle.prepare.remote(common, mark))
+
+        yield from _Pool(job, units, total, cells, keys, hire).run(workers, request, ours)
+
+
+def _dismiss(worker: _Worker) -> None:
+    import ray
+
+    with suppress(Exception):  # a cluster that is gone must not hide why we are here
+        ray.kill(worker.handle)
 
 
 def _portable(error: BaseException | None) -> BaseException | None:
