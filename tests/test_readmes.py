@@ -25,7 +25,11 @@ def test_readme_block_runs(block, tmp_path):
 def test_the_commands_of_the_readme_exist():
     """Every `pellucid ...` line of a README is accepted up to its options' names."""
     files = [*ROOT.glob("*/*/README.md"), ROOT / "README.md"]
-    lines = {line for f in files for line in re.findall(r"(?:uv run )?pellucid ((?:circuits|tour|bench|zoo)[^\n`]*)", f.read_text())}
+    lines = {
+        line
+        for f in files
+        for line in re.findall(r"(?:uv run )?pellucid ((?:circuits|tour|bench|zoo)[^\n`]*)", f.read_text())
+    }
     assert lines
     for line in sorted(lines):
         words = line.split()

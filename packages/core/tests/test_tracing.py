@@ -98,28 +98,40 @@ def test_no_hook_is_left_when_an_exception_flies(block):
     model = tiny_decoder()
     site = Site("model.layers.0.mlp", "output")
     sites = [site] if block is capture else {site: lambda v, _: v}
-    with pytest.raises(RuntimeError, match="on purpose"), block(model, sites):
-        model(IDS)
-        raise RuntimeError("on purpose")
-    with pytest.raises(SiteError), block(model, {site: torch.zeros(1), Site("model.layers.9", "input"): torch.zeros(1)}):
+
+    def fail():
+        with block(model, sites):
+            model(IDS)
+            raise RuntimeError("on purpose")
+
+    pytest.raises(RuntimeError, fail, match="on purpose")
+    with (
+        pytest.raises(SiteError),
+        block(model, {site: torch.zeros(1), Site("model.layers.9", "input"): torch.zeros(1)}),
+    ):
         pass
     assert hooks(model) == 0
 
 
 def test_errors_name_what_is_wrong_and_what_is_near():
     model = tiny_decoder()
-    with pytest.raises(SiteError, match=r"no module 'model.layer.0.mlp'; the nearest are .*model.layers.0.mlp"):
-        with capture(model, [Site("model.layer.0.mlp", "output")]):
-            pass
-    with pytest.raises(SiteError, match=r"channels 30:40 do not lie in the 32"), capture(
-        model, [Site("model.layers.0.mlp", "output", (30, 40))]
+    with (
+        pytest.raises(SiteError, match=r"no module 'model.layer.0.mlp'; the nearest are .*model.layers.0.mlp"),
+        capture(model, [Site("model.layer.0.mlp", "output")]),
+    ):
+        pass
+    with (
+        pytest.raises(SiteError, match=r"channels 30:40 do not lie in the 32"),
+        capture(model, [Site("model.layers.0.mlp", "output", (30, 40))]),
     ):
         model(IDS)
-    with pytest.raises(SiteError, match=r"shape \(1, 6, 32\), its replacement \(2, 3\)"), patch(
-        model, {Site("model.layers.0.mlp", "output"): torch.zeros(2, 3)}
+    with (
+        pytest.raises(SiteError, match=r"shape \(1, 6, 32\), its replacement \(2, 3\)"),
+        patch(model, {Site("model.layers.0.mlp", "output"): torch.zeros(2, 3)}),
     ):
         model(IDS)
-    with pytest.raises(SiteError, match="never computed"), patch(
-        model, {Site("model.layers.0.mlp", "output"): lambda v, _: v}
+    with (
+        pytest.raises(SiteError, match="never computed"),
+        patch(model, {Site("model.layers.0.mlp", "output"): lambda v, _: v}),
     ):
         pass

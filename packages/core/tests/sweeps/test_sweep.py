@@ -406,6 +406,19 @@ def test_torch_is_held_to_the_cpus_and_let_go(tmp_path: Path) -> None:
         torch.set_num_threads(before)
 
 
+def test_a_setup_that_takes_more_threads_does_not_get_them(tmp_path: Path) -> None:
+    sweep = Sweep(threads, [Cell(1)], version="1", row=Row, setup=lambda shared: torch.set_num_threads(3))
+    sweep.run(tmp_path)
+    assert sweep.rows(tmp_path)[0].value == 1
+
+
+def test_other_cells_in_the_ledger_are_not_counted(tmp_path: Path) -> None:
+    sweep_of(range(6), raises=(4,)).run(tmp_path)
+    summary = sweep_of(range(3), raises=(4,)).run(tmp_path, retry_failed=True)
+    assert (summary.done, summary.skipped, summary.failed) == (0, 3, 0)
+    assert sweep_of(range(3), raises=(4,)).run(tmp_path).failed == 0
+
+
 def interrupted(cells: Sequence[Cell], context: Context) -> list[Row]:
     if cells[0].number == 4 and not os.environ.get("PELLUCID_TEST_MENDED"):
         raise KeyboardInterrupt

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import typer
 from pellucid.core.cli import Fresh, Json, Model, Out, Seed, Workers, show
 
-app = typer.Typer(help="Measure the fast way against the obvious way, and Pellucid against its peers.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure the fast way against the obvious way, and Pellucid against its peers.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -26,9 +28,9 @@ def circuits(
     def run() -> tuple[dict[str, Any], str]:
         found = measure(model, probes, seed, threads)
         return found, (
-            f"Two passes score all {found['components']} components {found['ratio']} times as fast as one forward pass "
-            f"a component ({found['two_pass_seconds']} s against {found['one_forward_a_component_seconds']} s a probe), "
-            f"with scores that differ by at most {found['largest_difference']:.1e}."
+            f"Two passes score all {found['components']} components {found['ratio']} times as fast as one forward "
+            f"pass a component ({found['two_pass_seconds']} s a probe against {found['one_forward_a_component_seconds']} "
+            f"s), with scores that differ by at most {found['largest_difference']:.1e}."
         )
 
     _write("circuits", run, out, {"model": model, "probes": probes, "threads": threads}, seed, fresh, as_json)

@@ -4,12 +4,16 @@ Families now: Llama-like decoders (Llama, Mistral, Qwen 2 and 3, Phi-3, Gemma 1 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import SiteError
 from .tracing import Site, find_module
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class DecoderAnatomy:
         layers: number of decoder layers; `heads`: query heads a layer; `head_dim`: channels a head.
     """
 
-    model: nn.Module
+    model: "PreTrainedModel"
     family: _Family
     layers: int
     heads: int
@@ -106,7 +110,7 @@ class DecoderAnatomy:
         return self._norm(layer, self.family.post_mlp_norm, value)
 
     def run_mlp(self, layer: int, residual: Tensor) -> Tensor:
-        """The MLP's output for a residual stream between attention and MLP: norm in float32, MLP in the model's dtype."""
+        """The MLP's output for the residual stream before it: norm in float32, MLP in the model's dtype."""
         norm = find_module(self.model, self._part(layer, self.family.pre_mlp_norm))
         return find_module(self.model, self._part(layer, "mlp"))(norm(residual.float()).to(self.model.dtype))
 
@@ -128,7 +132,7 @@ class DecoderAnatomy:
             raise SiteError(f"{type(self.model).__name__} has no {what} {value}: it has {limit}, counted from 0")
 
 
-def decoder_anatomy(model: nn.Module) -> DecoderAnatomy:
+def decoder_anatomy(model: "PreTrainedModel") -> DecoderAnatomy:
     """Return the anatomy of a decoder-only language model.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from pellucid.core.errors import OptionError
 
@@ -25,13 +25,19 @@ class Component:
 ComponentSet = tuple[Component, ...]
 
 
+def check_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
+    """Return kinds of components that were given as text; an unknown one, or none at all, is an OptionError."""
+    unknown = [name for name in names if name not in KINDS]
+    if unknown or not names:
+        what = f"no component kind {unknown[0]!r}" if unknown else "no component kind is given"
+        raise OptionError(f"{what}: choose from {', '.join(KINDS)}")
+    return cast(tuple[Kind, ...], tuple(dict.fromkeys(names)))
+
+
 def all_components(layers: int, heads: int, kinds: Sequence[Kind] = KINDS) -> list[Component]:
     """Every component of the given kinds, kind by kind, in execution order."""
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown:
-        raise OptionError(f"no component kind {unknown[0]!r}: choose from {', '.join(KINDS)}")
     found: list[Component] = []
-    for kind in kinds:
+    for kind in check_kinds(kinds):
         for layer in range(layers):
             found += [Component(kind, layer, i) for i in range(heads)] if kind == "head" else [Component(kind, layer)]
     return found

@@ -15,7 +15,7 @@ after the patch recompute while attention stays clean.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 from pellucid.core.anatomy import DecoderAnatomy, decoder_anatomy
@@ -25,6 +25,9 @@ from torch import Tensor
 
 from .components import ComponentSet, check_sets
 from .prompts import Encoded, pad_left
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Definition = Literal["direct", "through_mlps"]
 CHUNK_BYTES = 256 * 2**20  # bound on the logits held at once
@@ -54,7 +57,7 @@ class PatchedScores:
 
 @torch.inference_mode()
 def patched_scores(
-    model: torch.nn.Module,
+    model: "PreTrainedModel",
     encoded: Sequence[Encoded],
     sets: Sequence[ComponentSet],
     definition: Definition = "direct",

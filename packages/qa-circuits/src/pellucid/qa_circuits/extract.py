@@ -12,7 +12,7 @@ from pellucid.core.statistics import Estimate, Estimates, bootstrap_mean, bootst
 from pellucid.core.sweeps import Sweep
 
 from .circuit import check_delta, prefixes, random_sets, rank, sizes_to_show, smallest_reaching
-from .components import KINDS, Component, ComponentSet, Kind, all_components
+from .components import KINDS, Component, ComponentSet, Kind, all_components, check_kinds
 from .effects import Definition
 from .jobs import ScoreJob, answer_sweep, score_sweep
 from .probes import Probe
@@ -138,7 +138,8 @@ def extract_circuit(
         style: how prompts are rendered, see `prompts.render`.
         seed: of the split, the random circuits and the intervals.
         workers: Ray workers; 0 runs inline without Ray.
-        cpus, gpus: what each worker holds; torch runs on `cpus` threads, also inline.
+        cpus: processors of each worker; torch runs on as many threads, also inline.
+        gpus: GPUs of each worker.
         address: a Ray cluster to connect to; None starts one here.
         retry_failed: run again the cells that failed before.
 
@@ -147,7 +148,7 @@ def extract_circuit(
         OptionError: delta outside (0, 1], an unknown kind or definition.
     """
     check_delta(delta)
-    all_components(0, 0, kinds)
+    kinds = check_kinds(kinds)
     if not probes:
         raise DataError("there are no probes: make some with `pellucid circuits probes`")
     probes = list(dict.fromkeys(probes))
@@ -164,7 +165,7 @@ def extract_circuit(
             f"on one half and report on the other: give more probes (at least {FEWEST_PROBES} kept ones)"
         )
 
-    job = ScoreJob(spec, style, definition, tuple(kinds))
+    job = ScoreJob(spec, style, definition, kinds)
     singles = run(score_sweep(job, kept, **resources), "effects")
     first = next(iter(singles.values()))
     components = all_components(first.layers, first.heads, kinds)
@@ -178,7 +179,9 @@ def extract_circuit(
     picks = [smallest_reaching(curve, delta) for curve in np.split(means, ends[:-1])]
 
     plans = [_Plan.of(order, pick.size, seed) for order, pick in zip(rankings, picks, strict=True)]
-    final = run(score_sweep(_with_sets(job, [s for plan in plans for s in plan.sets]), held_out, **resources), "held_out")
+    final = run(
+        score_sweep(_with_sets(job, [s for plan in plans for s in plan.sets]), held_out, **resources), "held_out"
+    )
     table = np.array([final[p].scores for p in held_out if p in final])
     circuits, start = [], 0
     for kind, plan, pick in zip(kinds, plans, picks, strict=True):

@@ -57,7 +57,7 @@ def _sentences(found: Extraction) -> list[str]:
         f"The model answers {found.kept} of {found.offered} probes from the context that it is given, where the true "
         f"answer was swapped for another. Components were ranked on {found.ranked_on} of these and are reported on the "
         f"{found.held_out} others, which are about other subjects. Brackets hold 95 % bootstrap intervals over probes.",
-        "A component's score is the chance of a wrong answer, 1 - P(answer), after its output at the answer's positions "
+        "A component's score is the chance of a wrong answer, 1 - P(answer), after its output where the answer is said "
         f"is replaced by its output on a corrupted prompt, with {what}. With nothing patched it is {found.floor}; on "
         f"the corrupted prompt itself {found.corrupted}.",
     ]
@@ -137,9 +137,7 @@ def _curve(axes, found: Extraction, circuit: Circuit) -> None:  # type: ignore[n
 
 
 def _circuit_table(found: Extraction) -> Table:
-    rows = [
-        [c.kind, place + 1, m.layer, m.index] for c in found.circuits for place, m in enumerate(c.components)
-    ]
+    rows = [[c.kind, place + 1, m.layer, m.index] for c in found.circuits for place, m in enumerate(c.components)]
     return Table("circuit", ["kind", "rank", "layer", "head"], rows, "The circuit's components, most important first.")
 
 
@@ -147,9 +145,8 @@ def _effects_table(found: Extraction) -> Table:
     effects = found.effects
     rows = [
         [c.kind, c.layer, c.index, float(effects.value[i]), float(effects.low[i]), float(effects.high[i])]
-        for i, c in enumerate(found.components)
+        for i, c in sorted(enumerate(found.components), key=lambda pair: -effects.value[pair[0]])
     ]
-    rows.sort(key=lambda row: -row[3])
     return Table(
         "effects",
         ["kind", "layer", "head", "score", "low", "high"],

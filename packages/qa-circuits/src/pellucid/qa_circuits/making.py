@@ -42,7 +42,10 @@ def keep_answered(
         n: how many to keep; fewer come back where the candidates run out.
         ledger: folder that remembers replies; a second call asks nothing twice.
         style: how prompts are rendered, see `prompts.render`.
-        workers, cpus, gpus, address: as in `extract_circuit`.
+        workers: see `extract_circuit`.
+        cpus: see `extract_circuit`.
+        gpus: see `extract_circuit`.
+        address: see `extract_circuit`.
 
     Raises:
         DataError: the model answers none of the candidates from their context.

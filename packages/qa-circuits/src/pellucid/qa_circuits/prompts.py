@@ -28,8 +28,8 @@ class Example:
 
 
 EXAMPLES = (
-    Example("", "", ""),
-    Example("", "", ""),
+    Example("Bananas are blue. Tomatoes are green.", "What colour are bananas?", "blue"),
+    Example("The author of Hamlet is Dickens. Hamlet is set in Japan.", "Who is the author of Hamlet?", "Dickens"),
 )
 
 
@@ -242,9 +242,7 @@ def _turns(context: str, question: str) -> list[dict[str, str]]:
 
 def _chat(tokenizer: "PreTrainedTokenizerBase", turns: list[dict[str, str]], *, asks: bool = True) -> str:
     # Templates of models that think aloud heed `enable_thinking`; the others pass over it.
-    return str(
-        tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks, enable_thinking=False)
-    )
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks, enable_thinking=False))
 
 
 def _continued(tokenizer: "PreTrainedTokenizerBase", prompt: str, probe: Probe, chat: bool) -> str:

@@ -4,6 +4,7 @@ It is the twin that tests and the benchmark hold the two-pass way against; use i
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from pellucid.core.anatomy import DecoderAnatomy, decoder_anatomy
@@ -14,10 +15,13 @@ from .components import Component, ComponentSet
 from .effects import Definition
 from .prompts import Encoded
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 @torch.inference_mode()
 def reference_scores(
-    model: torch.nn.Module, encoded: Encoded, sets: Sequence[ComponentSet], definition: Definition = "direct"
+    model: "PreTrainedModel", encoded: Encoded, sets: Sequence[ComponentSet], definition: Definition = "direct"
 ) -> Tensor:
     """`1 - P(answer)` of one probe with each set patched, `(sets,)`, by one forward pass a set.
 
