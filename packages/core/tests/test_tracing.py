@@ -104,7 +104,8 @@ def test_no_hook_is_left_when_an_exception_flies(block):
             model(IDS)
             raise RuntimeError("on purpose")
 
-    pytest.raises(RuntimeError, fail, match="on purpose")
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
     with (
         pytest.raises(SiteError),
         block(model, {site: torch.zeros(1), Site("model.layers.9", "input"): torch.zeros(1)}),

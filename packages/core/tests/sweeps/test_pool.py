@@ -252,3 +252,40 @@ def wait_until_quiet(log: Path) -> None:
     size = -1
     while size != (size := log.stat().st_size):
         time.sleep(1.0)
+
+
+SESSION = """
+from dataclasses import dataclass
+import ray
+from pellucid.core.sweeps import Sweep, session
+
+@dataclass(frozen=True)
+class Cell:
+    number: int
+
+@dataclass(frozen=True)
+class Row:
+    value: int
+
+def double(cells, context):
+    return [Row(2 * cell.number) for cell in cells]
+
+if __name__ == "__main__":
+    sweep = Sweep(double, [Cell(1), Cell(2)], version="1", row=Row)
+    with session():
+        seen = [ray.is_initialized()]
+        for ledger in ("a", "b"):
+            sweep.run(ledger, workers=1)
+            seen.append(ray.get_runtime_context().get_node_id())
+    print(seen[0], seen[1] == seen[2], ray.is_initialized())
+    with session():
+        sweep.run("a", workers=1)
+        print(ray.is_initialized())
+"""
+
+
+def test_sweeps_of_a_session_share_one_ray_and_leave_it_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SESSION)
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True", "False", "False"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pellucid.core.errors import OptionError
 from pellucid.core.report import Report
+from pellucid.core.sweeps import session
 
 from .chapter import Chapter, Setting
 
@@ -30,9 +31,10 @@ def run_tour(out: str | Path, only: Sequence[str] = CHAPTERS, seed: int = 0, wor
         raise OptionError(f"the tour has no chapter {unknown[0]!r}: choose from {', '.join(CHAPTERS)}")
     started = time.monotonic()
     chapters: dict[str, Chapter] = {}
-    for name in only:
-        module = importlib.import_module(f".chapters.{name}", __package__)
-        chapters[name] = module.run(Setting(Path(out) / f"ledger-{name}", seed, workers))
+    with session():
+        for name in only:
+            module = importlib.import_module(f".chapters.{name}", __package__)
+            chapters[name] = module.run(Setting(Path(out) / f"ledger-{name}", seed, workers))
     report = Report(
         title="A tour of Pellucid",
         command="tour",

@@ -9,7 +9,7 @@ import numpy as np
 from pellucid.core.errors import DataError, SweepError
 from pellucid.core.loading import ModelSpec
 from pellucid.core.statistics import Estimate, Estimates, bootstrap_mean, bootstrap_means
-from pellucid.core.sweeps import Sweep
+from pellucid.core.sweeps import Sweep, session
 
 from .circuit import check_delta, prefixes, random_sets, rank, sizes_to_show, smallest_reaching
 from .components import KINDS, Component, ComponentSet, Kind, all_components, check_kinds
@@ -156,7 +156,21 @@ def extract_circuit(
     run = _Runner(Path(out) / "ledger", workers, address, retry_failed)
     resources = {"cpus": cpus, "gpus": gpus}
 
-    answers = run(answer_sweep(spec, probes, style, **resources), "answers")
+    with session():
+        return _extract(run, spec, probes, ScoreJob(spec, style, definition, kinds), delta, seed, resources)
+
+
+def _extract(
+    run: "_Runner",
+    spec: ModelSpec,
+    probes: Sequence[Probe],
+    job: ScoreJob,
+    delta: float,
+    seed: int,
+    resources: dict[str, Any],
+) -> Extraction:
+    kinds = job.kinds
+    answers = run(answer_sweep(spec, probes, job.style, **resources), "answers")
     kept = [p for p in probes if p in answers and answers[p].kept]
     ranking, held_out = split_by_subject(kept, seed)
     if min(len(ranking), len(held_out)) < FEWEST_PROBES // 2:
@@ -165,7 +179,6 @@ def extract_circuit(
             f"on one half and report on the other: give more probes (at least {FEWEST_PROBES} kept ones)"
         )
 
-    job = ScoreJob(spec, style, definition, kinds)
     singles = run(score_sweep(job, kept, **resources), "effects")
     first = next(iter(singles.values()))
     components = all_components(first.layers, first.heads, kinds)
@@ -192,7 +205,7 @@ def extract_circuit(
     return Extraction(
         model=spec,
         delta=delta,
-        definition=definition,
+        definition=job.definition,
         layers=first.layers,
         heads=first.heads,
         components=components,

@@ -12,14 +12,14 @@ from typing import TypeVar
 from pellucid.core.errors import DataError, OptionError
 
 from .probes import Probe, flaw, records, stands, swap
-from .wording import wording
+from .wording import REMARKS, wording
 
 _Item = TypeVar("_Item")
 
 LONGEST = 12  # sentences in a context
-# How often a distractor is drawn from the subject's other facts, from its relation's, and from all. Mostly the
-# first, as in a text about the subject; a small model mixes up more than a few sentences of one relation.
-_WEIGHTS = (8, 1, 3)
+# How often a sentence beside the fact is drawn from the subject's other facts, the relation's other subjects, all
+# facts, and remarks that state none. Mostly it is about the subject, as in a text that someone wrote about it.
+_WEIGHTS = (5, 1, 2, 5)
 _TRIES = 20  # contexts drawn for one fact before it is given up
 
 
@@ -102,8 +102,8 @@ def copy_probes(facts: Sequence[Fact], n: int, seed: int = 0) -> list[Probe]:
 
     The modified context gives another answer of the same relation wherever the original one stood; the corrupted
     context and question are about another subject, with that one's own answer. Contexts have 1 to `LONGEST`
-    sentences (fewer where there are few facts): the fact and, before and after it, other facts of the subject, the
-    same relation of other subjects, and unrelated facts. Relations take turns.
+    sentences: the fact and, before and after it, other facts of the subject, the same relation of other subjects,
+    unrelated facts, and remarks about the subject that state none. Relations take turns.
 
     Args:
         facts: (subject, relation, answer); repetitions count once.
@@ -177,9 +177,14 @@ def _probe(fact: Fact, pool: Pool, rng: random.Random) -> Probe | None:
 
 def _distractors(fact: Fact, change: Change, pool: Pool, count: int, rng: random.Random) -> list[str]:
     """Up to `count` sentences about other facts that leave the question with one answer before and after the change."""
-    sources = (pool.of_subject[fact.subject], pool.of_relation[fact.relation], pool.facts)
-    kinds = {kind: _random_order(facts, rng) for kind, facts in enumerate(sources)}
-    taken: dict[Fact, str] = {}
+    sources: tuple[Sequence[Fact | str], ...] = (
+        pool.of_subject[fact.subject],
+        pool.of_relation[fact.relation],
+        pool.facts,
+        REMARKS,
+    )
+    kinds = {kind: _random_order(items, rng) for kind, items in enumerate(sources)}
+    taken: dict[Fact | str, str] = {}
     names = (fact.answer, change.answer, change.other.subject, change.other.answer)
     while kinds and len(taken) < count:
         (kind,) = rng.choices(list(kinds), [_WEIGHTS[kind] for kind in kinds])
@@ -187,11 +192,15 @@ def _distractors(fact: Fact, change: Change, pool: Pool, count: int, rng: random
         if drawn is None:
             del kinds[kind]
             continue
-        sentence = tell(drawn, rng)
-        of_subject = drawn.subject == fact.subject
+        if isinstance(drawn, Fact):
+            sentence = tell(drawn, rng)
+            of_subject = drawn.subject == fact.subject
+            answers = of_subject and drawn.relation == fact.relation
+        else:
+            sentence, of_subject, answers = drawn.format(subject=fact.subject), True, False
         if (
             drawn not in taken
-            and not (of_subject and drawn.relation == fact.relation)
+            and not answers
             # "Guinea" stands in "Papua New Guinea": replacing the one would maim the other.
             and (of_subject or not stands(fact.subject, sentence, any_case=True))
             and not any(stands(name, sentence, any_case=True) for name in names)

@@ -62,12 +62,13 @@ def _sentences(found: Extraction) -> list[str]:
         f"the corrupted prompt itself {found.corrupted}.",
     ]
     for c in found.circuits:
+        name = NAMES[c.kind]
         members = ", ".join(str(m).removeprefix("head ").removeprefix(f"{c.kind} ") for m in c.components[:12])
         more = ", ..." if len(c.components) > 12 else ""
         outcome = f"reach {found.delta}" if c.reached else f"do not reach {found.delta}; their best is"
         text.append(
-            f"{NAMES[c.kind].capitalize()}: {len(c.components)} of {_count(found, c.kind)} {outcome} on the ranking "
-            f"half, and score {c.score} on the held-out half; equally many random ones score {c.random_score}. "
+            f"{name[0].upper()}{name[1:]}: {len(c.components)} of {_count(found, c.kind)} {outcome} on the ranking half, "
+            f"and score {c.score} on the held-out half; equally many random ones score {c.random_score}. "
             f"They are {members}{more}."
         )
     return text
@@ -79,7 +80,7 @@ def _heat_map(found: Extraction) -> Figure:
         if component.kind == "head":
             table[component.layer, component.index] = value - found.floor.value
     limit = float(np.abs(table).max()) or 1.0
-    canvas, axes = new_figure(width=max(4.5, 0.24 * found.heads + 2.4), height=max(3.0, 0.19 * found.layers + 1.2))
+    canvas, axes = new_figure(width=max(7.0, 0.2 * found.heads + 2), height=max(3.0, 0.13 * found.layers + 1.2))
     image = axes.imshow(table, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
     axes.set(xlabel="head", ylabel="layer", title="Direct effect of each head")
     axes.grid(False)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pellucid.core.errors import DataError
 from pellucid.core.loading import ModelSpec
+from pellucid.core.sweeps import session
 
 from .jobs import answer_sweep
 from .probes import Probe
@@ -55,14 +56,15 @@ def keep_answered(
     kept: list[Probe] = []
     offered = 0
     options: dict[str, Any] = {"cpus": cpus, "gpus": gpus}
-    while len(kept) < n and (tried := list(itertools.islice(stream, 2 * (n - len(kept))))):
-        sweep = answer_sweep(spec, tried, style, **options)
-        sweep.run(str(ledger), workers=workers, address=address)
-        rows = dict(sweep.pairs(str(ledger)))
-        for probe in tried:
-            if len(kept) < n:
-                offered += 1
-                kept += [probe] if probe in rows and rows[probe].kept else []
+    with session():
+        while len(kept) < n and (tried := list(itertools.islice(stream, 2 * (n - len(kept))))):
+            sweep = answer_sweep(spec, tried, style, **options)
+            sweep.run(str(ledger), workers=workers, address=address)
+            rows = dict(sweep.pairs(str(ledger)))
+            for probe in tried:
+                if len(kept) < n:
+                    offered += 1
+                    kept += [probe] if probe in rows and rows[probe].kept else []
     if not kept:
         raise DataError(f"{spec.name} answers none of {offered} probes from their context: try a stronger model")
     return Made(kept, offered)

