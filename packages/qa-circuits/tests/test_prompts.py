@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from pellucid.core.errors import DataError, OptionError
+from pellucid.core.errors import DataError, OptionError, PellucidError
 from pellucid.core.testing import tiny_decoder
 from pellucid.qa_circuits.probes import Probe
 from pellucid.qa_circuits.prompts import (
@@ -53,7 +53,9 @@ def byte_level(template: str | None = None, *, eos: bool = False) -> Any:
     raw.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = ["<pad>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     raw.train_from_iterator(CORPUS, trainer)
     add_bos(raw, eos=eos)
     return wrap(raw, template)
@@ -65,7 +67,7 @@ def sentencepiece(template: str | None = None) -> Any:
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     raw.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    letters = sorted(set("".join(CORPUS)) | set(map(chr, range(33, 127)))) + ["▁", "\n"]
+    letters = [*sorted(set("".join(CORPUS)) | set(map(chr, range(33, 127)))), "▁", "\n"]
     special = ["<pad>", "<s>", "</s>", "<unk>"]
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=letters, show_progress=False)
     raw.train_from_iterator(CORPUS, trainer)
@@ -103,9 +105,9 @@ def test_sentencepiece_answers_bring_no_second_space() -> None:
 
 
 def test_an_answer_that_joins_the_prompts_last_token_moves_the_border() -> None:
-    # Without pre-tokenizer, ":" and " " merge with what follows: ": Ben" may become one token.
-    raw = Tokenizer(models.BPE(vocab={"<s>": 0, "</s>": 1, "<unk>": 2, ":": 3, " ": 4, "B": 5, ": ": 6}, merges=[(":", " ")],
-                               unk_token="<unk>", fuse_unk=False))  # fmt: skip
+    # Without pre-tokenizer, ":" and " " merge with what follows: the space joins the cue.
+    vocab = {"<s>": 0, "</s>": 1, "<unk>": 2, ":": 3, " ": 4, "B": 5, ": ": 6}
+    raw = Tokenizer(models.BPE(vocab=vocab, merges=[(":", " ")], unk_token="<unk>", fuse_unk=False))
     raw.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     (got,) = encode(tokenizer, [replace(PROBES[0], answer="B", modified_context="B owns Rex.")], "plain")
@@ -204,4 +206,22 @@ def test_replies_come_back_in_order_whatever_the_batch() -> None:
     tokenizer = byte_level()
     model = tiny_decoder("llama", vocabulary=len(tokenizer))
     probes = [PROBES[1], PROBES[0], replace(PROBES[0], question="Who is it that owns Rex?")]
-    assert keeps_to_context(model, tokenizer, probes, 1, "plain") == keeps_to_context(model, tokenizer, probes, 3, "plain")
+    assert keeps_to_context(model, tokenizer, probes, 1, "plain") == keeps_to_context(
+        model, tokenizer, probes, 3, "plain"
+    )
+
+
+@pytest.mark.slow
+def test_smollm2_answers_from_the_context() -> None:
+    from pellucid.core.loading import load
+
+    try:
+        loaded = load("zoo:smollm2")
+    except PellucidError as error:
+        pytest.skip(str(error))
+    for style, tail in (("plain", "Answer:"), ("chat", "<|im_start|>assistant\n")):
+        for probe, got in zip(PROBES, encode(loaded.tokenizer, PROBES, style), strict=True):  # type: ignore[arg-type]
+            assert str(loaded.tokenizer.decode(got.clean)).endswith(tail)
+            assert str(loaded.tokenizer.decode(got.answer)).strip() == probe.answer
+    # A model that reads "Ben owns Rex" and knows nothing of Rex has nowhere else to take the answer from.
+    assert any(kept for kept, _ in keeps_to_context(loaded.model, loaded.tokenizer, PROBES, style="plain"))

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-
 from pellucid.core.assets import resolve_asset
 from pellucid.core.errors import DataError, OptionError
+from torch import Tensor
 
 TEST_SHARE = 0.2
 """Part of a set that is kept for testing where it does not come with test points of its own."""
@@ -202,8 +201,11 @@ def _checked(arrays: Arrays, source: str) -> Arrays:
                 f"{source}: {part}inputs has shape {inputs.shape} and {part}targets {targets.shape}: give (n, ...) "
                 "and (n,)"
             )
-        if targets.dtype.kind != arrays["targets"].dtype.kind and "f" in (targets.dtype.kind, arrays["targets"].dtype.kind):
-            raise DataError(f"{source}: targets are {arrays['targets'].dtype}, test_targets {targets.dtype}: make them alike")
+        kinds = {targets.dtype.kind, arrays["targets"].dtype.kind}
+        if len(kinds) > 1 and "f" in kinds:
+            raise DataError(
+                f"{source}: targets are {arrays['targets'].dtype}, test_targets {targets.dtype}: save one type"
+            )
         if targets.dtype.kind in "iub":
             arrays[f"{part}targets"] = targets = targets.astype(np.int64)
             if targets.min() < 0:

@@ -1,15 +1,17 @@
 """The thesis's model families by name, small enough to retrain, and torchvision's own where there is room for them."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from pellucid.core.errors import ModelError, OptionError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .objective import LossFunction
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
@@ -36,7 +38,9 @@ class ModelChoice:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def build_model(choice: ModelChoice, dtype: torch.dtype = torch.float64, device: str | torch.device = "cpu") -> nn.Module:
+def build_model(
+    choice: ModelChoice, dtype: torch.dtype = torch.float64, device: str | torch.device = "cpu"
+) -> nn.Module:
     """Build a model in `eval` mode; the same choice gives the same weights, whatever else drew random numbers.
 
     Every model takes a batch (n, *shape) and returns logits (n, classes).
@@ -47,7 +51,7 @@ def build_model(choice: ModelChoice, dtype: torch.dtype = torch.float64, device:
     """
     if choice.classes < 1 or not choice.shape or min(choice.shape) < 1:
         raise OptionError(f"a model for points of shape {choice.shape} and {choice.classes} classes cannot be built")
-    factory = _FACTORIES.get(choice.name) or _own(choice.name)
+    factory = _FACTORIES.get(choice.name) or _own(choice.name, "model", _FACTORIES)
     # Drawn in float32 and then widened, so that a float32 and a float64 model start alike.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)
@@ -56,6 +60,29 @@ def build_model(choice: ModelChoice, dtype: torch.dtype = torch.float64, device:
         except TypeError as error:
             raise OptionError(f"model {choice.name!r} does not take {choice.options}: {error}") from error
     return model.to(device=device, dtype=dtype).eval()
+
+
+def build_loss(name: str) -> LossFunction:
+    """Return a loss by name: from outputs (n, classes) and targets (n,) to one number a point, (n,).
+
+    `cross_entropy` takes classes; `squared` is half the squared error, of one output or summed over several.
+    `module:function` names a function of one's own.
+
+    Raises:
+        OptionError: there is no such loss.
+    """
+    return _LOSSES.get(name) or _own(name, "loss", _LOSSES)
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def _squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return 0.5 * (outputs - targets.reshape(len(targets), -1)).square().sum(dim=1)
+
+
+_LOSSES: dict[str, LossFunction] = {"cross_entropy": _cross_entropy, "squared": _squared}
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -187,7 +214,7 @@ class _ThreeChannels(nn.Module):
 
 
 def torchvision_model(shape: Shape, classes: int, architecture: str) -> nn.Module:
-    """torchvision's own VGG or ResNet (thesis table 3.1), its class untouched, behind a front without parameters.
+    """Torchvision's own VGG or ResNet (thesis table 3.1), its class untouched, behind a front without parameters.
 
     The front repeats a single channel three times and pads images to 32x32, the least that five halvings leave
     something of. Dropout is 0. `vgg14` is not in torchvision's list: its VGG class with one convolution more than
@@ -257,15 +284,15 @@ NAMES = tuple(_FACTORIES)
 """What `build_model` knows by name."""
 
 
-def _own(name: str) -> Callable[..., nn.Module]:
+def _own(name: str, what: str, known: Iterable[str]) -> Callable[..., Any]:
     module, colon, function = name.partition(":")
     if not colon:
-        raise OptionError(f"there is no model {name!r}: choose {', '.join(NAMES)}, or write module:function")
+        raise OptionError(f"there is no {what} {name!r}: choose {', '.join(known)}, or write module:function")
     try:
-        factory: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise OptionError(f"model {name!r} cannot be found ({error}): install its module, check its name") from error
-    return factory
+        raise OptionError(f"{what} {name!r} cannot be found ({error}): install its module, check its name") from error
+    return found
 
 
 def _activation(name: str) -> nn.Module:

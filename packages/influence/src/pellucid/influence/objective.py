@@ -14,15 +14,15 @@ change results by rounding alone.
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
+from pellucid.core.errors import DataError, OptionError
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-
-from pellucid.core.errors import DataError, OptionError
 
 Convention = Literal["mean", "sum"]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -88,9 +88,7 @@ class Objective:
         if len(dtypes) > 1:
             raise OptionError(f"the parameters have dtypes {sorted(map(str, dtypes))}: give them one, or select some")
         self.dtype, self.device = dtypes.pop(), chosen[self._names[0]].device
-        self._constants = {
-            name: value.detach() for name, value in chosen.items() if name not in set(self._names)
-        }
+        self._constants = {name: value.detach() for name, value in chosen.items() if name not in set(self._names)}
         self._width: int | None = None
 
     @property
@@ -162,21 +160,23 @@ class Objective:
         w = self._weights(weights)
         return self.summed_gradient(theta, w[:, None])[:, 0] / self._total(w) + self.l2 * self._checked(theta)
 
-    def summed_gradient(self, theta: Tensor, weights: Tensor) -> Tensor:
+    def summed_gradient(self, theta: Tensor, weights: Tensor, rows: Tensor | Sequence[int] | None = None) -> Tensor:
         """Return sum_i w_ij grad l_i for many weightings at once, without regulariser or normalisation.
 
         Args:
             theta: shape (dim,).
-            weights: shape (n, k); rows that are zero in all columns are not computed.
+            weights: shape (n, k), or (r, k) with `rows`; what is zero in all columns is not computed.
+            rows: the r examples to sum over; all n where not given.
 
         Returns:
             Shape (dim, k).
         """
-        theta, weights = self._checked(theta), self._weights(weights, columns=True)
+        theta, index = self._checked(theta), self._rows(rows)
+        weights = self._weights(weights, columns=True, n=len(index))
         out = theta.new_zeros(self.dim, weights.shape[1])
-        for rows, columns in self._blocks(weights):
-            _, pull = vjp(lambda t, rows=rows: self._block_losses(t, rows), theta)
-            out[:, columns] += vmap(lambda w: pull(w)[0], out_dims=1)(weights[rows][:, columns].T)  # noqa: B023
+        for places, columns in self._blocks(weights, weights.shape[1]):
+            pull = vjp(partial(self._block_losses, rows=index[places]), theta)[1]
+            out[:, columns] += vmap(lambda w: pull(w)[0], out_dims=1)(weights[places][:, columns].T)  # noqa: B023
         return self._finite(out, theta, "gradient")
 
     def per_example_gradients(self, theta: Tensor, rows: Tensor | Sequence[int] | None = None) -> Tensor:
@@ -187,9 +187,7 @@ class Objective:
         parts = [each(theta, *self._batch(part)) for part in index.split(size)]
         return self._finite(torch.cat(parts), theta, "gradient")
 
-    def per_example_hvp(
-        self, theta: Tensor, vector: Tensor, rows: Tensor | Sequence[int] | None = None
-    ) -> Tensor:
+    def per_example_hvp(self, theta: Tensor, vector: Tensor, rows: Tensor | Sequence[int] | None = None) -> Tensor:
         """Return each example's Hessian times one vector (dim,), unregularised, shape (k, dim)."""
         theta, vector, index = self._checked(theta), self._checked(vector), self._rows(rows)
 
@@ -214,34 +212,42 @@ class Objective:
         w = self._weights(weights, columns=weights is not None and weights.ndim == 2)
         return self.summed_hvp(theta, vectors, w) / self._total(w) + self.l2 * vectors
 
-    def summed_hvp(self, theta: Tensor, vectors: Tensor, weights: Tensor) -> Tensor:
+    def summed_hvp(
+        self,
+        theta: Tensor,
+        vectors: Tensor,
+        weights: Tensor | None = None,
+        rows: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
         """Return sum_i w_ij H_i v_j, without regulariser or normalisation.
 
         Args:
             theta: shape (dim,).
             vectors: shape (dim, k).
-            weights: shape (n,), or (n, k): one weighting a vector. Rows whose weights are all zero are not computed.
+            weights: shape (n,), or (n, k): one weighting a vector; r instead of n with `rows`. Ones where not given;
+                what is zero in all columns is not computed.
+            rows: the r examples to sum over; all n where not given.
 
         Returns:
             Shape (dim, k).
         """
-        theta = self._checked(theta)
+        theta, index = self._checked(theta), self._rows(rows)
         if vectors.ndim != 2 or len(vectors) != self.dim:
             raise OptionError(f"vectors have shape {tuple(vectors.shape)}: they must be columns of {self.dim} numbers")
-        vectors = vectors.to(theta)
-        shared = weights.ndim == 1
-        weights = self._weights(weights, columns=not shared)
+        vectors = vectors.detach().to(theta)
+        shared = weights is None or weights.ndim == 1
+        weights = self._weights(weights, columns=not shared, n=len(index))
         if not shared and weights.shape[1] != vectors.shape[1]:
             raise OptionError(f"there are {weights.shape[1]} weightings of {vectors.shape[1]} vectors: give one each")
         out = torch.zeros_like(vectors)
-        for rows, columns in self._blocks(weights, vectors.shape[1]):
+        for places, columns in self._blocks(weights, vectors.shape[1]):
 
-            def product(v: Tensor, w: Tensor, rows: Tensor = rows) -> Tensor:
+            def product(v: Tensor, w: Tensor, rows: Tensor = index[places]) -> Tensor:
                 slope = grad(lambda t: (w * self._block_losses(t, rows)).sum())
                 return vjp(slope, theta)[1](v)[0]
 
             # The forward pass does not depend on the vector, so that vmap runs it once for all columns of a block.
-            w = weights[rows] if shared else weights[rows][:, columns]
+            w = weights[places] if shared else weights[places][:, columns]
             out[:, columns] += vmap(product, in_dims=(1, None if shared else 1), out_dims=1)(vectors[:, columns], w)
         return self._finite(out, theta, "Hessian-vector product")
 
@@ -262,12 +268,13 @@ class Objective:
     def _rows(self, rows: Tensor | Sequence[int] | None) -> Tensor:
         return torch.arange(self.n) if rows is None else torch.as_tensor(rows, dtype=torch.long)
 
-    def _weights(self, weights: Tensor | None, columns: bool = False) -> Tensor:
-        """Return the weights, shape (n,) or with `columns` (n, k); all ones where none are given."""
+    def _weights(self, weights: Tensor | None, columns: bool = False, n: int | None = None) -> Tensor:
+        """Return the weights of n rows (all, if not said), shape (n,) or with `columns` (n, k); ones by default."""
+        n = self.n if n is None else n
         if weights is None:
-            return torch.ones(self.n, dtype=self.dtype, device=self.device)
-        if weights.ndim != 1 + columns or len(weights) != self.n:
-            raise OptionError(f"weights have shape {tuple(weights.shape)}: there must be one for each of {self.n} rows")
+            return torch.ones(n, dtype=self.dtype, device=self.device)
+        if weights.ndim != 1 + columns or len(weights) != n:
+            raise OptionError(f"weights have shape {tuple(weights.shape)}: there must be one for each of {n} rows")
         return weights.detach().to(self.device, self.dtype)
 
     def _total(self, weights: Tensor) -> Tensor:
@@ -319,15 +326,16 @@ class Objective:
             self._width = sum(counts) + self.inputs[0].numel()
         return self._width
 
-    def _blocks(self, weights: Tensor, columns: int | None = None) -> Iterator[tuple[Tensor, slice]]:
-        """Yield (rows, columns) blocks that fit the memory budget, leaving out rows of no weight."""
-        total = weights.shape[1] if columns is None else columns
+    def _blocks(self, weights: Tensor, columns: int) -> Iterator[tuple[Tensor, slice]]:
+        """Yield (places among the weights' rows, columns): blocks that fit the memory budget, without zero rows."""
         used = (weights if weights.ndim == 1 else weights.abs().sum(dim=1)).nonzero()[:, 0].cpu()
+        if not len(used):
+            return
         height = max(1, min(self.chunk, len(used), _BUDGET // self._example_width()))
         width = max(1, min(_BUDGET // (height * self._example_width()), _BUDGET // self.dim))
-        for rows in used.split(height) if len(used) else ():
-            for start in range(0, total, width):
-                yield rows, slice(start, min(start + width, total))
+        for places in used.split(height):
+            for start in range(0, columns, width):
+                yield places, slice(start, min(start + width, columns))
 
     def _finite(self, result: Tensor, theta: Tensor, what: str) -> Tensor:
         """Return the result, or raise which example is at fault where a number of it is not finite."""

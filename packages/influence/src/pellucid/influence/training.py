@@ -1,23 +1,15 @@
-"""Training to an optimum: Newton's method for convex objectives, seeded gradient descent for networks.
+"""Training to an optimum: Newton's method for convex objectives, seeded gradient descent for networks."""
 
-The arithmetic of a gradient step (`descend`) works on one parameter vector and on a stack of them alike, so that
-`stacked` trains many models with the very same updates.
-"""
-
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from math import cos, pi
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
+from pellucid.core.errors import DataError, OptionError
 from torch import Tensor
 
-from pellucid.core.errors import OptionError, PellucidError
-
+from .descent import Optimizer, Recipe, Schedule, Slopes, TrainingError, descend
 from .objective import Objective
 
-Optimizer = Literal["adam", "sgd", "gd"]
-Schedule = Literal["constant", "cosine"]
+__all__ = ["Fit", "Optimizer", "Recipe", "Schedule", "TrainingError", "fit_convex", "fit_network"]
 
 TOLERANCE = 1e-10
 """Gradient norm, a training point, under which a convex optimum counts as reached."""
@@ -25,12 +17,6 @@ NETWORK_TOLERANCE = 1e-3
 """Gradient norm, a training point, under which a network counts as converged."""
 DENSE = 2000
 """Up to so many parameters a Hessian is held and factored: 32 MB in float64."""
-
-_MOMENTUM, _BETAS, _EPSILON = 0.9, (0.9, 0.999), 1e-8
-
-
-class TrainingError(PellucidError):
-    """Training cannot go on: the loss or its gradient is not a finite number."""
 
 
 @dataclass(frozen=True)
@@ -49,43 +35,6 @@ class Fit:
     gradient_norm: float
     iterations: int
     converged: bool
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained; every number of it enters the key of a retraining in the ledger.
-
-    Attributes:
-        steps: gradient steps.
-        lr: learning rate.
-        optimizer: `gd` is plain gradient descent; `sgd` has momentum 0.9; `adam` is Kingma and Ba's with their
-            constants. Weight decay is the objective's l2, never the optimizer's.
-        batch: points a step, drawn without replacement in each epoch; None for all of them (thesis 3.10.1).
-        schedule: `cosine` takes the learning rate down to 0 over the steps, which leaves a smaller gradient.
-    """
-
-    steps: int
-    lr: float
-    optimizer: Optimizer = "adam"
-    batch: int | None = None
-    schedule: Schedule = "constant"
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.lr < float("inf") or (self.batch is not None and self.batch < 1):
-            raise OptionError(
-                f"steps={self.steps}, lr={self.lr}, batch={self.batch}: give at least one step, a learning rate above "
-                "0, and a batch of at least 1 (or None for all points)"
-            )
-        if self.optimizer not in ("adam", "sgd", "gd"):
-            raise OptionError(f"there is no optimizer {self.optimizer!r}: choose adam, sgd or gd")
-        if self.schedule not in ("constant", "cosine"):
-            raise OptionError(f"there is no schedule {self.schedule!r}: choose constant or cosine")
-
-    def share(self, part: float) -> "Recipe":
-        """Return the same recipe for a part of its steps: thesis 3.10 retrains for 12.5% (Iris), 6% (CNNs), 5%."""
-        if not 0 < part <= 1:
-            raise OptionError(f"a share of {part} of the training steps: give a number above 0 and up to 1")
-        return replace(self, steps=max(1, round(part * self.steps)))
 
 
 def fit_convex(
@@ -115,29 +64,28 @@ def fit_convex(
 
     Raises:
         OptionError: the objective is not in float64.
-        TrainingError: the loss is not finite.
+        DataError: the loss is not finite at the start.
     """
     theta = (objective.theta if start is None else start).detach().clone()
     if theta.dtype != torch.float64:
         raise OptionError(f"fit_convex needs float64, the model is in {theta.dtype}: call model.double() first")
-    goal = tolerance * _scale(objective, weights)
-    value, gradient = _value(objective, theta, weights), objective.gradient(theta, weights)
+    value, gradient = float(objective.value(theta, weights)), objective.gradient(theta, weights)
     best, stalled, steps = theta, 0, 0
     norm = least = float(gradient.norm())
-    while norm > 0 and steps < limit and stalled < 3:
-        if norm <= goal and stalled:  # one step more than needed is nearly free and gains several digits
-            break
+    # Two steps that gain nothing: what is left is rounding, which in the `sum` convention grows with the data.
+    while least > tolerance and steps < limit and stalled < 2:
         step = _newton_step(objective, theta, gradient, weights, factor)
-        theta, value = _searched(objective, theta, value, step, float(gradient @ step), weights)
+        moved, value = _searched(objective, theta, value, step, float(gradient @ step), weights)
+        if moved is theta:
+            break
+        theta = moved
         gradient, steps = objective.gradient(theta, weights), steps + 1
         norm = float(gradient.norm())
-        if norm < 0.5 * least:
-            stalled = 1 if norm <= goal else 0
-        else:
-            stalled += 1
+        # Far from the optimum a step may lower the value and raise the gradient.
+        stalled = stalled + 1 if norm >= 0.5 * least and least <= 1e3 * tolerance * scale_of(objective, weights) else 0
         if norm < least:
             best, least = theta, norm
-    return Fit(best, least, steps, least <= goal)
+    return Fit(best, least, steps, least <= tolerance * scale_of(objective, weights))
 
 
 def fit_network(
@@ -175,99 +123,13 @@ def fit_network(
         TrainingError: the loss or gradient is not finite; the message names the step.
     """
     recipe = Recipe(steps, lr, optimizer, batch, schedule)
-    rows = batches(objective.n, recipe, seed)
-
-    def gradient(theta: Tensor) -> Tensor:
-        chosen = next(rows)
-        if chosen is None:
-            return objective.gradient(theta, weights)
-        return batch_gradient(part_of(objective, chosen), theta, _rows_of(weights, chosen), objective.n)
-
-    theta = descend(gradient, objective.theta if start is None else start, recipe)
+    begin = (objective.theta if start is None else start).detach()
+    if begin.shape != (objective.dim,):
+        raise OptionError(f"start has shape {tuple(begin.shape)}: it must be ({objective.dim},)")
+    row = torch.ones(objective.n, dtype=objective.dtype, device=objective.device) if weights is None else weights
+    slopes = Slopes(objective, row[None], recipe, seed)
+    theta = descend(slopes.one, begin, recipe)
     return ended(objective, theta, weights, steps, tolerance)
-
-
-def descend(gradient: Callable[[Tensor], Tensor], start: Tensor, recipe: Recipe) -> Tensor:
-    """Take a recipe's gradient steps.
-
-    Args:
-        gradient: called once a step, from parameters to gradients of the same shape.
-        start: (dim,), or a stack (models, dim); it is not changed.
-        recipe: how.
-
-    Raises:
-        TrainingError: a gradient is not finite.
-    """
-    theta = start.detach().clone()
-    first, second = torch.zeros_like(theta), torch.zeros_like(theta)
-    for step in range(1, recipe.steps + 1):
-        slope = gradient(theta)
-        if not bool(torch.isfinite(slope).all()):
-            _blame(slope, f"step {step} of {recipe.steps}", recipe.lr)
-        lr = recipe.lr
-        if recipe.schedule == "cosine":
-            lr *= 0.5 * (1 + cos(pi * (step - 1) / recipe.steps))
-        if recipe.optimizer == "gd":
-            theta.add_(slope, alpha=-lr)
-        elif recipe.optimizer == "sgd":
-            first.mul_(_MOMENTUM).add_(slope)
-            theta.add_(first, alpha=-lr)
-        else:
-            one, two = _BETAS
-            first.mul_(one).add_(slope, alpha=1 - one)
-            second.mul_(two).addcmul_(slope, slope, value=1 - two)
-            below = second.sqrt().div_((1 - two**step) ** 0.5).add_(_EPSILON)
-            theta.addcdiv_(first, below, value=-lr / (1 - one**step))
-    return theta
-
-
-def batches(n: int, recipe: Recipe, seed: int) -> Iterator[Tensor | None]:
-    """Yield each step's rows, shape (batch,), or None for all; every epoch is a new permutation, its rest dropped.
-
-    Raises:
-        OptionError: the batch is larger than the data, or the seed negative.
-    """
-    if seed < 0:
-        raise OptionError(f"seed is {seed}: it must be 0 or more")
-    if recipe.batch is not None and recipe.batch > n:
-        raise OptionError(f"batch is {recipe.batch}, but there are {n} training points: give at most as many, or None")
-    return _batches(n, recipe.batch, seed)
-
-
-def _batches(n: int, batch: int | None, seed: int) -> Iterator[Tensor | None]:
-    random = torch.Generator().manual_seed(seed)
-    while True:
-        if batch is None:
-            yield None
-        else:
-            yield from torch.randperm(n, generator=random)[: n - n % batch].split(batch)
-
-
-def part_of(objective: Objective, rows: Tensor) -> Objective:
-    """Return the objective on some of its points."""
-    rows = rows.to(objective.inputs.device)
-    return objective.with_data(objective.inputs[rows], objective.targets[rows])
-
-
-def batch_gradient(part: Objective, theta: Tensor, weights: Tensor | None, n: int) -> Tensor:
-    """Return a batch's estimate of the whole objective's gradient; works under `vmap` over theta and weights.
-
-    Args:
-        part: the objective on the batch's points.
-        theta: (dim,).
-        weights: of the batch's points, (batch,), or None.
-        n: points of the whole objective.
-    """
-    if weights is None:
-        slope = part.gradient(theta)
-        kept: Tensor | float = 1.0
-    else:
-        # Where all weights are 0 the mean would be 0 / 0: take ones, and drop the loss's part below.
-        kept = (weights.sum() > 0).to(theta.dtype)
-        slope = part.gradient(theta, weights + (1 - kept))
-    decay = part.l2 * theta
-    share = n / part.n if part.convention == "sum" else 1.0
-    return (slope - decay) * (kept * share) + decay
 
 
 def ended(objective: Objective, theta: Tensor, weights: Tensor | None, steps: int, tolerance: float) -> Fit:
@@ -276,42 +138,18 @@ def ended(objective: Objective, theta: Tensor, weights: Tensor | None, steps: in
     Raises:
         TrainingError: the loss or its gradient there is not finite.
     """
-    gradient = objective.gradient(theta, weights)
-    norm = float(gradient.norm())
-    if not norm < float("inf"):
-        _blame(gradient, f"the end of {steps} steps", None)
-    _value(objective, theta, weights)
-    return Fit(theta.detach(), norm, steps, norm <= tolerance * _scale(objective, weights))
+    try:
+        norm = float(objective.gradient(theta, weights).norm())
+    except DataError as error:
+        raise TrainingError(f"after {steps} steps, {error}") from error
+    return Fit(theta.detach(), norm, steps, norm <= tolerance * scale_of(objective, weights))
 
 
-def _blame(slope: Tensor, where: str, lr: float | None) -> None:
-    model = ""
-    if slope.ndim == 2:
-        model = f" of model {int((~torch.isfinite(slope).all(dim=1)).nonzero()[0])} of the stack"
-    rate = "" if lr is None else f" than {lr:g}"
-    raise TrainingError(
-        f"the loss{model} is not finite at {where}: give a lower learning rate{rate}, or look for extreme inputs"
-    )
-
-
-def _value(objective: Objective, theta: Tensor, weights: Tensor | None) -> float:
-    value = float(objective.value(theta, weights))
-    if not abs(value) < float("inf"):
-        raise TrainingError(
-            f"the loss is {value}, not a finite number: start elsewhere, give a lower learning rate, or look for "
-            "extreme inputs"
-        )
-    return value
-
-
-def _scale(objective: Objective, weights: Tensor | None) -> float:
+def scale_of(objective: Objective, weights: Tensor | None) -> float:
+    """Return what a tolerance a point is multiplied by: 1 (`mean`), or the weights' sum (`sum`)."""
     if objective.convention == "mean":
         return 1.0
     return max(1.0, float(objective.n if weights is None else weights.sum()))
-
-
-def _rows_of(weights: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if weights is None else weights[rows.to(weights.device)]
 
 
 def _newton_step(
@@ -342,7 +180,7 @@ def _conjugate(
     product = residual @ towards
     enough = 1e-3 * gradient.norm()
     for _ in range(min(2 * len(theta), 1000)):
-        bent = objective.hvp(theta, ahead[None], weights)[0]
+        bent = objective.hvp(theta, ahead[:, None], weights)[:, 0]
         curvature = ahead @ bent
         if curvature <= 0:  # rounding, or no convex objective: what there is so far goes downhill
             return step if bool(step.any()) else towards
@@ -364,7 +202,10 @@ def _searched(
     length = 1.0
     for _ in range(40):
         moved = theta + length * step
-        found = float(objective.value(moved, weights))
+        try:
+            found = float(objective.value(moved, weights))
+        except DataError:  # the step went so far that the loss overflows
+            found = float("inf")
         if found <= value + 1e-4 * length * slope + slack:
             return moved, found
         length /= 2

@@ -27,9 +27,20 @@ class Example:
     answer: str
 
 
+# Each holds a second answer of the asked kind, so that what is shown is to look the subject up, not to take what fits.
 EXAMPLES = (
-    Example("Bananas are blue. Tomatoes are green.", "What colour are bananas?", "blue"),
-    Example("The author of Hamlet is Dickens. Hamlet is set in Japan.", "Who is the author of Hamlet?", "Dickens"),
+    Example(
+        "The favourite food of Ben is soup. The favourite food of Anna is rice. Many people know Ben. "
+        "Ben plays the drums.",
+        "What is the favourite food of Ben?",
+        "soup",
+    ),
+    Example(
+        "Marie Curie founded Apple. The head office of Nokia is in Oslo. The head office of Apple is in Lima. "
+        "Apple is rich.",
+        "Where is the head office of Apple?",
+        "Lima",
+    ),
 )
 
 
