@@ -141,18 +141,16 @@ def test_plain_prompts_hold_the_worked_examples_and_end_in_the_cue() -> None:
         assert f"Answer: {example.answer}\n\n" in prompt
 
 
-def test_auto_is_chat_where_there_is_a_template() -> None:
-    chatty, plain = byte_level(TEMPLATE.replace("SPACE", "")), byte_level()
-    what = ("Ben owns Rex.", "Who owns Rex?")
-    assert render(chatty, *what) == render(chatty, *what, "chat") != render(chatty, *what, "plain")
-    assert render(plain, *what) == render(plain, *what, "plain")
-    assert render(chatty, *what).count("[INST]") == len(EXAMPLES) + 1
-    assert f"[/INST]{EXAMPLES[0].answer}</s>" in render(chatty, *what)
+def test_a_chat_prompt_has_the_worked_examples_as_turns() -> None:
+    chatty, what = byte_level(TEMPLATE.replace("SPACE", "")), ("Ben owns Rex.", "Who owns Rex?")
+    assert render(chatty, *what, "chat") != render(chatty, *what) == render(byte_level(), *what)
+    assert render(chatty, *what, "chat").count("[INST]") == len(EXAMPLES) + 1
+    assert f"[/INST]{EXAMPLES[0].answer}</s>" in render(chatty, *what, "chat")
 
 
 def test_styles_are_checked() -> None:
     assert check_style("plain") == "plain"
-    with pytest.raises(OptionError, match="no prompt style 'loud': choose auto, chat, plain"):
+    with pytest.raises(OptionError, match="no prompt style 'loud': choose plain, chat"):
         check_style("loud")
     with pytest.raises(OptionError, match="needs a tokenizer with a chat template"):
         render(byte_level(), "c", "q", "chat")

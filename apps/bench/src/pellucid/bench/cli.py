@@ -27,10 +27,11 @@ def circuits(
 
     def run() -> tuple[dict[str, Any], str]:
         found = measure(model, probes, seed, threads)
+        fast, slow = found["two_pass_seconds"], found["one_forward_a_component_seconds"]
         return found, (
             f"Two passes score all {found['components']} components {found['ratio']} times as fast as one forward "
-            f"pass a component ({found['two_pass_seconds']} s a probe against {found['one_forward_a_component_seconds']} "
-            f"s), with scores that differ by at most {found['largest_difference']:.1e}."
+            f"pass a component ({fast} s a probe against {slow} s), with scores that differ by at most "
+            f"{found['largest_difference']:.1e}."
         )
 
     _write("circuits", run, out, {"model": model, "probes": probes, "threads": threads}, seed, fresh, as_json)

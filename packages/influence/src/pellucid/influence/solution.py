@@ -47,6 +47,7 @@ class Solver(Protocol):
 
 
 def check_options(damping: float, tolerance: float, iterations: int = 1) -> None:
+    """Raise an OptionError for a damping, tolerance or number of steps that cannot work."""
     if not 0 <= damping < float("inf"):
         raise OptionError(f"damping is {damping}: it must be a finite number, 0 or more")
     if not 0 < tolerance < 1:
@@ -56,6 +57,7 @@ def check_options(damping: float, tolerance: float, iterations: int = 1) -> None
 
 
 def right_hand_sides(vectors: Tensor, dim: int) -> Tensor:
+    """Return right-hand sides (dim, k) in float64, or raise what is wrong with them."""
     if vectors.ndim != 2 or len(vectors) != dim:
         raise OptionError(f"right-hand sides have shape {tuple(vectors.shape)}: they must be columns of {dim} numbers")
     if not bool(torch.isfinite(vectors).all()):
@@ -64,12 +66,14 @@ def right_hand_sides(vectors: Tensor, dim: int) -> Tensor:
 
 
 def finite(product: Tensor) -> Tensor:
+    """Return a product unless a number in it is not finite, which is a DataError."""
     if not bool(torch.isfinite(product).all()):
         raise DataError("a Hessian-vector product is not finite: check the model's weights and the losses at theta")
     return product
 
 
 def not_definite(curvature: float) -> None:
+    """Raise a SolveError that names the curvature met and the damping that would do."""
     raise SolveError(
         f"the Hessian is not positive definite: a direction of curvature {curvature:.3g} was met; raise the damping "
         f"by more than {abs(curvature):.3g}, or train with l2"

@@ -11,7 +11,7 @@ from pellucid.core.model_options import Cpus, DeviceMap, Gpus, MaxMemory, Offloa
 
 app = typer.Typer(help="How a language model answers a question from its context.", no_args_is_help=True)
 
-Style = Annotated[str, typer.Option("--style", metavar="STYLE", help="How prompts are rendered: auto, chat or plain.")]
+Style = Annotated[str, typer.Option("--style", metavar="STYLE", help="How prompts are rendered: plain text, or chat.")]
 Facts = Annotated[
     str, typer.Option("--facts", metavar="FILE", help="JSON Lines of subject, relation, answer; or zoo:countries.")
 ]
@@ -28,7 +28,7 @@ def probes(
     n: Annotated[int, typer.Option("-n", min=1, help="How many probes to keep.")] = 200,
     facts: Facts = "zoo:countries",
     writer: Writer = None,
-    style: Style = "auto",
+    style: Style = "plain",
     seed: Seed = 0,
     workers: Workers = 0,
     cpus: Cpus = 1,
@@ -93,7 +93,7 @@ def extract(
     definition: Annotated[
         str, typer.Option("--definition", help="direct: all else held clean; through_mlps: later MLPs recompute.")
     ] = "direct",
-    style: Style = "auto",
+    style: Style = "plain",
     seed: Seed = 0,
     workers: Workers = 0,
     cpus: Cpus = 1,

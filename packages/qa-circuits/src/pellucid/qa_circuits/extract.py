@@ -118,7 +118,7 @@ def extract_circuit(
     delta: float = 0.95,
     kinds: Sequence[Kind] = KINDS,
     definition: Definition = "direct",
-    style: Style = "auto",
+    style: Style = "plain",
     seed: int = 0,
     workers: int = 0,
     cpus: int = 1,

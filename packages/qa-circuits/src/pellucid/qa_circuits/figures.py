@@ -67,8 +67,8 @@ def _sentences(found: Extraction) -> list[str]:
         more = ", ..." if len(c.components) > 12 else ""
         outcome = f"reach {found.delta}" if c.reached else f"do not reach {found.delta}; their best is"
         text.append(
-            f"{name[0].upper()}{name[1:]}: {len(c.components)} of {_count(found, c.kind)} {outcome} on the ranking half, "
-            f"and score {c.score} on the held-out half; equally many random ones score {c.random_score}. "
+            f"{name[0].upper()}{name[1:]}: {len(c.components)} of {_count(found, c.kind)} {outcome} on the ranking "
+            f"half, and score {c.score} on the held-out half; equally many random ones score {c.random_score}. "
             f"They are {members}{more}."
         )
     return text

@@ -29,7 +29,7 @@ def keep_answered(
     n: int,
     ledger: str | Path,
     *,
-    style: Style = "auto",
+    style: Style = "plain",
     workers: int = 0,
     cpus: int = 1,
     gpus: float = 0,

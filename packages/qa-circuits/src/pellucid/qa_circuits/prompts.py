@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from pellucid.core.errors import DataError, OptionError
-from pellucid.core.progress import progress
 
 from .probes import Probe
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Style = Literal["auto", "chat", "plain"]
+Style = Literal["plain", "chat"]
 
 _SLACK = 4  # tokens a reply may go on for after the answer's length, so that "Paris, the" is seen not to be "Paris"
 
@@ -70,7 +69,7 @@ def check_style(style: str) -> Style:
     return style  # type: ignore[return-value]
 
 
-def render(tokenizer: "PreTrainedTokenizerBase", context: str, question: str, style: Style = "auto") -> str:
+def render(tokenizer: "PreTrainedTokenizerBase", context: str, question: str, style: Style = "plain") -> str:
     """The prompt for a question over a context, two worked examples in front.
 
     Args:
@@ -78,7 +77,7 @@ def render(tokenizer: "PreTrainedTokenizerBase", context: str, question: str, st
         context: what the answer is to be taken from.
         question: what is asked.
         style: "chat" renders the tokenizer's chat template, the examples being earlier turns; "plain" is text that
-            ends in "Answer:"; "auto" is chat where the tokenizer has a template.
+            ends in "Answer:", which any model takes, tuned for chat or not (SmolLM2-135M answers more from it).
 
     Raises:
         OptionError: no such style, or chat without a chat template.
@@ -89,7 +88,7 @@ def render(tokenizer: "PreTrainedTokenizerBase", context: str, question: str, st
     return "\n\n".join([*shown, _ask(context, question)])
 
 
-def encode(tokenizer: "PreTrainedTokenizerBase", probes: Sequence[Probe], style: Style = "auto") -> list[Encoded]:
+def encode(tokenizer: "PreTrainedTokenizerBase", probes: Sequence[Probe], style: Style = "plain") -> list[Encoded]:
     """Token ids of every probe's clean prompt, corrupted prompt and swapped answer.
 
     Prompt and answer are tokenised together, because a tokenizer may cut an answer otherwise when it stands alone.
@@ -148,7 +147,7 @@ def keeps_to_context(
     tokenizer: "PreTrainedTokenizerBase",
     probes: Sequence[Probe],
     batch: int = 8,
-    style: Style = "auto",
+    style: Style = "plain",
 ) -> list[tuple[bool, str]]:
     """Ask a model every probe's question over its modified context.
 
@@ -167,13 +166,11 @@ def keeps_to_context(
     """
     encoded = encode(tokenizer, probes, style)
     replies = [""] * len(probes)
-    with progress("Asking the model", total=len(probes)) as advance:
-        for chosen in batches([len(e.clean) for e in encoded], max(batch, 1)):
-            length = max(len(encoded[i].answer) for i in chosen) + _SLACK
-            texts = complete(model, tokenizer, [encoded[i].clean for i in chosen], length)
-            for i, text in zip(chosen, texts, strict=True):
-                replies[i] = first_line(text)
-            advance(len(chosen))
+    for chosen in batches([len(e.clean) for e in encoded], max(batch, 1)):
+        length = max(len(encoded[i].answer) for i in chosen) + _SLACK
+        texts = complete(model, tokenizer, [encoded[i].clean for i in chosen], length)
+        for i, text in zip(chosen, texts, strict=True):
+            replies[i] = first_line(text)
     return [(_plainly(reply) == _plainly(probe.answer), reply) for reply, probe in zip(replies, probes, strict=True)]
 
 
@@ -235,7 +232,7 @@ def _is_chat(tokenizer: "PreTrainedTokenizerBase", style: str) -> bool:
     template = getattr(tokenizer, "chat_template", None)
     if check_style(style) == "chat" and not template:
         raise OptionError("style 'chat' needs a tokenizer with a chat template, which this one lacks: take 'plain'")
-    return style == "chat" or (style == "auto" and bool(template))
+    return style == "chat"
 
 
 def _ask(context: str, question: str) -> str:
