@@ -64,6 +64,7 @@ def test_a_circuit_of_a_real_model(found):
         assert len(circuit["components"]) == len(control["components"]) > 0
         assert 0 <= circuit["low"] <= circuit["score"] <= circuit["high"] <= 1
     assert extraction.peak_memory > 500e6
+    assert 0 < results["floor"] < results["corrupted"] < 1
     extraction_report(extraction, "probes.jsonl", 0, 0).write(out, 1.0)
     written = json.loads((out / "result.json").read_text())
     assert written["results"]["probes"] == {"kept": extraction.kept, "offered": 6, "ranked_on": 3, "held_out": 3}

@@ -42,6 +42,11 @@ class Data:
         """Shape of one point."""
         return tuple(self.inputs.shape[1:])
 
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model gives for a point: one a class, or the one of a regression."""
+        return self.classes or 1
+
 
 def load_data(source: str, *, seed: int = 0, dtype: torch.dtype = torch.float64, limit: int | None = None) -> Data:
     """Load a data set.

@@ -24,19 +24,18 @@ and, at epsilon = -1, the change A^-1 g_U + A^-1 H_U A^-1 g_U: the first terms o
 One-step Newton is the baseline of both: (n A - H_U)^-1 g_U for `mean`, (A - H_U)^-1 g_U for `sum`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
 from pellucid.core.errors import DataError, OptionError
 from pellucid.core.progress import progress
+from torch import Tensor
 
-from .newton import newton_changes
+from .expansion import carried, coefficients, group_gradients, group_hvp, newton_steps, warn_of_large_groups
 from .objective import Objective
-from .solvers import Inverse, Solver, resolve
-from .solution import log
+from .solution import Solver, log
+from .solvers import resolve
 
 
 @dataclass(frozen=True)
@@ -180,13 +179,14 @@ def point_influence(
         DataError: for a loss, gradient or product that is not finite.
         SolveError: if the damped Hessian is not positive definite.
     """
-    index = _members(range(objective.n) if rows is None else rows, objective.n, "rows")
-    _check_quantities(objective, quantities, chunk)
+    index = torch.arange(objective.n) if rows is None else torch.as_tensor(list(rows))
+    as_rows(index, objective.n, "rows")
+    _check(objective, quantities, chunk)
     norm = gradient_norm(objective, theta, tolerance)
     solved = resolve(solver, objective)(objective, theta, damping=damping)(quantities)
-    carried = carried_l2(objective) * (theta @ solved.x)
+    share = carried(objective, objective.l2) * (theta @ solved.x)
     parts = [objective.per_example_gradients(theta, part) @ solved.x for part in index.split(chunk)]
-    influence = -(torch.cat(parts) + carried)
+    influence = -(torch.cat(parts) + share)
     weight = objective.n if objective.convention == "mean" else 1
     return PointInfluence(influence, -influence / weight, norm, float(solved.residual.max()))
 
@@ -203,8 +203,8 @@ def parameter_influence(
 
     Removing the point changes theta by -1/n times this (`mean`) or by -1 times it (`sum`), to first order.
     """
-    index = _members(rows, objective.n, "rows")
-    gradients = objective.per_example_gradients(theta, index) + carried_l2(objective) * theta
+    as_rows(rows, objective.n, "rows")
+    gradients = objective.per_example_gradients(theta, rows) + carried(objective, objective.l2) * theta
     return -resolve(solver, objective)(objective, theta, damping=damping)(gradients.T).x.T
 
 
@@ -244,52 +244,77 @@ def group_influence(
         DataError: for a loss, gradient or product that is not finite.
         SolveError: if the damped Hessian, or for Newton that without a group, is not positive definite.
     """
-    n = objective.n
-    members = [_members(group, n, f"group {i}") for i, group in enumerate(groups)]
+    members = [as_rows(group, objective.n, f"group {i}") for i, group in enumerate(groups)]
     if not members:
         raise OptionError("there are no groups: give at least one")
     for i, group in enumerate(members):
-        if len(group) == n:
-            raise OptionError(f"group {i} is all of the {n} examples: removing it leaves nothing to train on")
-    _check_quantities(objective, quantities, chunk)
-    fraction = torch.tensor([len(group) / n for group in members], dtype=torch.float64)
-    if objective.convention == "mean" and float(fraction.max()) > 0.5:
-        log.warning(
-            "%d of %d groups hold more than half of the data: their second-order estimates may be worse than the "
-            "first-order ones (the expansion contracts for p < 1/2 only); see the Newton estimates, or retrain",
-            int((fraction > 0.5).sum()),
-            len(members),
-        )
+        if len(group) == objective.n:
+            raise OptionError(f"group {i} is all of the {objective.n} examples: removing it leaves none to train on")
+    _check(objective, quantities, chunk)
+    sizes = torch.tensor([len(group) for group in members], dtype=torch.float64)
+    warn_of_large_groups(objective, sizes / objective.n)
     norm = gradient_norm(objective, theta, tolerance)
-    prepared = resolve(solver, objective)
-    inverse = prepared(objective, theta, damping=damping)
+    inverse = resolve(solver, objective)(objective, theta, damping=damping)
+    steps = newton_steps(objective, theta, damping) if newton else None
     solved = inverse(quantities)
     residual = float(solved.residual.max())
-    effects: list[tuple[Tensor, ...]] = []
-    kept: list[tuple[Tensor, ...]] = []
+    effects: list[list[Tensor]] = []
+    changes: list[list[Tensor]] = []
     with progress("group influence", len(members)) as advance:
         for start in range(0, len(members), chunk):
             part = members[start : start + chunk]
+            a, b, c = (k.to(theta) for k in coefficients(objective, sizes[start : start + chunk]))
             g = group_gradients(objective, theta, part)
-            changes, worst = _expansion(objective, theta, part, g, inverse, solved.x, damping, parameters)
-            residual = max(residual, worst)
-            first, second = changes.effects
-            if newton:
-                steps = newton_changes(objective, theta, part, g, damping=damping, exact=objective.dim <= 1024)
-                effects.append((first, second, steps.T @ quantities.to(steps)))
-            else:
-                effects.append((first, second))
-            if changes.parameters is not None:
-                kept.append((*changes.parameters, steps.T) if newton else changes.parameters)
+            solution = inverse(g)
+            h = group_hvp(objective, theta, part, solution.x, damping)
+            # A^-1 is symmetric: the second solve of eq. 3.15 is the one already made for the quantities.
+            effects.append([a * (solved.x.T @ g), b * (solved.x.T @ g) + c * (solved.x.T @ h)])
+            residual = max(residual, float(solution.residual.max()))
+            if parameters:
+                again = inverse(h)
+                residual = max(residual, float(again.residual.max()))
+                changes.append([a * solution.x, b * solution.x + c * again.x])
+            if steps is not None:
+                moved = steps(part, g)
+                effects[-1].append(quantities.to(moved).T @ moved)
+                if parameters:
+                    changes[-1].append(moved)
             advance(len(part))
-    results = [torch.cat(column) for column in zip(*effects, strict=True)]
-    vectors = [torch.cat(column) for column in zip(*kept, strict=True)]
+    results = [torch.cat(parts, dim=1).T for parts in zip(*effects, strict=True)]
+    vectors = [torch.cat(parts, dim=1).T for parts in zip(*changes, strict=True)]
     return GroupInfluence(
-        results[0],
-        results[1],
-        results[2] if newton else None,
-        fraction,
-        norm,
-        residual,
-        ParameterChanges(vectors[0], vectors[1], vectors[2] if newton else None) if parameters else None,
+        first=results[0],
+        second=results[1],
+        newton=results[2] if newton else None,
+        fraction=sizes / objective.n,
+        gradient_norm=norm,
+        residual=residual,
+        parameters=ParameterChanges(vectors[0], vectors[1], vectors[2] if newton else None) if parameters else None,
     )
+
+
+def as_rows(indices: Sequence[int] | Tensor, n: int, name: str) -> Tensor:
+    """Return distinct row numbers as a sorted tensor, or raise an OptionError that calls them `name`."""
+    rows = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices)).cpu()
+    if not len(rows):
+        raise OptionError(f"{name} is empty: give at least one training row")
+    if rows.ndim != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
+        raise OptionError(f"{name} is not a list of whole numbers (it is {rows.dtype} of shape {tuple(rows.shape)})")
+    rows = rows.to(torch.long).sort().values
+    if int(rows[0]) < 0 or int(rows[-1]) >= n:
+        wrong = int(rows[0]) if int(rows[0]) < 0 else int(rows[-1])
+        raise OptionError(f"{name} names row {wrong}: there are {n} examples, numbered from 0 to {n - 1}")
+    twice = rows[1:][rows[1:] == rows[:-1]]
+    if len(twice):
+        raise OptionError(f"{name} names row {int(twice[0])} twice: name each row once")
+    return rows
+
+
+def _check(objective: Objective, quantities: Tensor, chunk: int) -> None:
+    if quantities.ndim != 2 or len(quantities) != objective.dim or not quantities.shape[1]:
+        raise OptionError(
+            f"quantities have shape {tuple(quantities.shape)}: give the gradients of the test quantities as columns of "
+            f"{objective.dim} numbers"
+        )
+    if chunk < 1:
+        raise OptionError(f"chunk is {chunk}: it must be 1 or more")

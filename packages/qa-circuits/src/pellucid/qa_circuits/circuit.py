@@ -67,7 +67,9 @@ def sizes_to_show(total: int, chosen: int) -> list[int]:
     return sorted({2**i for i in range(total.bit_length()) if 2**i <= total} | {total, chosen})
 
 
-def random_sets(pool: Sequence[Component], sizes: Sequence[int], draws: int, seed: int) -> list[ComponentSet]:
+def random_sets(
+    pool: Sequence[Component], sizes: Sequence[int], draws: int, seed: int | Sequence[int]
+) -> list[ComponentSet]:
     """For each size `draws` random sets, size by size: the control of equal size, drawn from the same kind.
 
     Each draw is one random order whose first components are taken, so that a draw's sets grow by inclusion.

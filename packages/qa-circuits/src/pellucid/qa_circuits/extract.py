@@ -100,8 +100,10 @@ class Extraction:
                 circuit(c.kind, c.random_components, c.random_score, c.random_score.value >= self.delta)
                 for c in self.circuits
             ],
-            "floor": self.floor,
-            "corrupted": self.corrupted,
+            "floor": self.floor.value,
+            "floor_interval": [self.floor.low, self.floor.high],
+            "corrupted": self.corrupted.value,
+            "corrupted_interval": [self.corrupted.low, self.corrupted.high],
             "probes": {
                 "kept": self.kept, "offered": self.offered, "ranked_on": self.ranked_on, "held_out": self.held_out,
             },
@@ -270,7 +272,8 @@ class _Plan:
     @classmethod
     def of(cls, ranking: list[Component], size: int, seed: int) -> "_Plan":
         sizes = sizes_to_show(len(ranking), size)
-        return cls(ranking, size, sizes, random_sets(sorted(ranking), sizes, DRAWS, seed))
+        seeds = [seed, KINDS.index(ranking[0].kind)]  # else kinds of equal number would share their draws
+        return cls(ranking, size, sizes, random_sets(sorted(ranking), sizes, DRAWS, seeds))
 
     @property
     def sets(self) -> list[ComponentSet]:

@@ -71,6 +71,8 @@ def _sentences(found: Extraction) -> list[str]:
             f"half, and score {c.score} on the held-out half; equally many random ones score {c.random_score}. "
             f"They are {members}{more}."
         )
+    if found.peak_memory:
+        text.append(f"The largest process held {found.peak_memory / 2**30:.2f} GiB of memory.")
     return text
 
 
