@@ -291,7 +291,13 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def test_fresh_clears_what_is_ours_and_nothing_else(tmp_path: Path) -> None:
     prepare_out(tmp_path, fresh=False)
     a_report().write(tmp_path, 1)
-    for path in ("ledger/segments/a.parquet", "ledger-truth/segments/b", "ledger2024/accounts", "notes.txt"):
+    for path in (
+        "ledger/segments/a.parquet",
+        "ledger-truth/one/segments/b",
+        "ledger-truth/two/segments/c",
+        "ledger2024/accounts",
+        "notes.txt",
+    ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(path)
     (tmp_path / "figures/mine.svg").write_text("kept")

@@ -19,6 +19,8 @@ _STYLE: Any = {
     "legend.frameon": False,
     "image.cmap": "cividis",
     "lines.linewidth": 2,
+    "figure.constrained_layout.h_pad": 0.1,
+    "figure.constrained_layout.w_pad": 0.1,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
 }
@@ -34,7 +36,7 @@ def figure_style() -> Iterator[None]:
         yield
 
 
-def new_figure(rows: int = 1, columns: int = 1, width: float = 7, height: float = 4) -> "tuple[Figure, Any]":
+def new_figure(rows: int = 1, columns: int = 1, width: float = 6.4, height: float = 3.8) -> "tuple[Figure, Any]":
     """Return a figure and its axes: one, or an array of them as from `Figure.subplots`.
 
     Colours, sizes and layout are set here; draw within `figure_style()` too where legends or images are added.
@@ -42,7 +44,7 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 7, height: float 
     Args:
         rows: of axes.
         columns: of axes.
-        width: in inches; 7 fills a page's column.
+        width: in inches; 6.4 fills a page's column.
         height: in inches.
     """
     from matplotlib.figure import Figure

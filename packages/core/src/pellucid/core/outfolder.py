@@ -24,7 +24,7 @@ def prepare_out(out: Path, fresh: bool) -> None:
     Args:
         out: the folder of `--out`; it may not exist yet.
         fresh: remove result.json, report.html, `tables/*.csv`, `figures/*.png` and ledgers (folders `ledger*` that
-            are empty or hold `segments`); anything else in the folder stays.
+            are empty, or hold `segments` or such folders); anything else in the folder stays.
 
     Raises:
         DataError: if `out` is not a folder, cannot be written, or holds files and none of them is ours.
@@ -85,9 +85,14 @@ def _is_result(path: Path) -> bool:
 
 def _ledgers(out: Path) -> Iterator[Path]:
     """Yield the folders `ledger*` that a sweep made; somebody's `ledger2024` of accounts is not one."""
-    for path in out.glob("ledger*"):
-        if path.is_dir() and not path.is_symlink() and ((path / "segments").is_dir() or not any(path.iterdir())):
-            yield path
+    yield from (path for path in out.glob("ledger*") if _is_ledger(path))
+
+
+def _is_ledger(path: Path) -> bool:
+    """Tell whether a folder holds segments, nothing, or only such folders: a command may run several sweeps."""
+    if not path.is_dir() or path.is_symlink():
+        return False
+    return (path / "segments").is_dir() or all(_is_ledger(inner) for inner in path.iterdir())
 
 
 def _figures_and_tables(out: Path) -> list[Path]:
