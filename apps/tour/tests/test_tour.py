@@ -31,4 +31,4 @@ def test_the_command_writes_one_report(tmp_path, monkeypatch, capsys):
     assert printed["results"]["circuits"]["probes"]["kept"] == 6
     page = (tmp_path / "tour" / "report.html").read_text()
     assert page.count("<img") == 2
-    assert "src=\"http" not in page  # nothing is fetched
+    assert 'src="http' not in page  # nothing is fetched

@@ -17,7 +17,7 @@ from .groups import Group
 from .objective import Objective
 from .retraining import TruthJob, objective_of
 from .scores import GroupInfluence, group_influence, loss_gradients
-from .solution import Solver, SolveError
+from .solution import SolveError, Solver
 from .truth import Truth, leave_out
 
 log = logging.getLogger("pellucid.influence")

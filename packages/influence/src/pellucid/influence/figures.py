@@ -186,7 +186,9 @@ def pictures(data: "Data", test: int, predicted: int, ranked: Sequence[int], cha
             axes.set(xticks=[], yticks=[])
             axes.grid(False)
             axes.set_frame_on(False)
-        _picture(grid[0, 0], data.test_inputs[test], f"test {test}: {int(data.test_targets[test])}\ntaken for {predicted}")
+        _picture(
+            grid[0, 0], data.test_inputs[test], f"test {test}: {int(data.test_targets[test])}\ntaken for {predicted}"
+        )
         for line, (rows, word) in enumerate(((list(ranked[:top]), "helps"), (list(ranked[::-1][:top]), "harms"))):
             for place, row in enumerate(rows):
                 title = f"{word}: {int(data.targets[row])}\n{float(changes[row]):+.1e}"

@@ -31,7 +31,7 @@ from .objective import Objective
 from .retraining import TruthJob, objective_of, train_base
 from .scores import parameter_influence, point_influence
 from .settings import StudySetting
-from .solution import Solver, SolveError
+from .solution import SolveError, Solver
 from .solvers import EXACT_UP_TO, lissa, resolve
 from .stochastic import top_eigenvalue
 from .truth import leave_out

@@ -78,9 +78,7 @@ def settings_table(study: Study, seed: int = 0) -> Table:
     for label, outcomes in _by_label(study).items():
         both = [row for _, row in outcomes]
 
-        def cell(
-            kind: Any, quantity: Quantity, test: int, subset: Subset, rows: list[StudyRow] = both
-        ) -> str | None:
+        def cell(kind: Any, quantity: Quantity, test: int, subset: Subset, rows: list[StudyRow] = both) -> str | None:
             return _text([row.correlation(quantity, test, subset, kind) for row in rows], seed)
 
         tops = [row.top_eigenvalue for row in both if row.top_eigenvalue is not None]

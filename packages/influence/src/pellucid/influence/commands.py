@@ -1,0 +1,368 @@
+"""What the commands do: each returns the report that it writes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pellucid.core.errors import OptionError
+from pellucid.core.report import Report, Section, Table
+
+from .compare import compare, test_gradients
+from .datasets import Data
+from .figures import comparison_section, is_image, pictures, scatter, summary
+from .groups import Group, random_groups
+from .jobs import Problem, accuracy, draw_groups, predictions, trained, with_test
+from .models import build_loss
+from .retraining import TruthJob, objective_of
+from .scores import group_influence, point_influence
+from .selection import Direction, adaptive_greedy, first_order_top_k, second_order_relaxed
+from .settings import StudySetting, check_scale, image_settings, iris_settings, paper_settings
+from .study import run_study
+from .study_figures import study_results, study_section, study_summary
+from .truth import leave_out
+
+CNNS = ("small_cnn", "lenet", "narrow_vgg", "narrow_resnet")
+PAPER = ("small_cnn", "lenet", "vgg13", "vgg14", "resnet18", "resnet50", "imagenet")
+
+
+def score_report(
+    problem: Problem,
+    test_point: str,
+    *,
+    order: Literal[1, 2] | int = 1,
+    top: int = 10,
+    groups: tuple[str, Sequence[float], int] | None = None,
+    damping: float = 0.0,
+    solver: str = "auto",
+) -> Report:
+    """Rank training points or groups by the predicted change of a test point's loss on removal.
+
+    Args:
+        problem: data and model.
+        test_point: see `jobs.pick_test`.
+        order: 1 or 2.
+        top: how many to list at either end.
+        groups: kind, fractions and count for `jobs.draw_groups`; None for single points.
+        damping: added to the Hessian's diagonal.
+        solver: see `solvers.resolve`.
+
+    Raises:
+        PellucidError: what is wrong with the data, the model, the options or the Hessian.
+    """
+    if order not in (1, 2):
+        raise OptionError(f"order is {order}: choose 1 or 2")
+    data = _data(problem)
+    drawn = None if groups is None else draw_groups(data, *groups, problem.seed)
+    job, fit = trained(problem, data)
+    job = with_test(job, test_point)
+    objective = objective_of(job)
+    theta, quantities = objective.theta, test_gradients(job, objective, objective.theta)
+    if drawn is None and order == 1:
+        found: Any = point_influence(objective, theta, quantities, solver=solver, damping=damping)
+        changes = found.change[:, 0]
+    else:
+        rows = [[i] for i in range(objective.n)] if drawn is None else [group.indices for group in drawn]
+        found = group_influence(objective, theta, rows, quantities, solver=solver, damping=damping, newton=False)
+        changes = (found.first if order == 1 else found.second)[:, 0]
+    ranked = changes.argsort(descending=True, stable=True).tolist()
+    listed = list(dict.fromkeys([*ranked[:top], *ranked[-top:]]))
+    test = _test(job)
+    figures = []
+    if drawn is None and is_image(data) and data.classes:
+        figures = [pictures(data, test, int(predictions(job)[test]), ranked, changes, min(5, top))]
+    what = "point" if drawn is None else "group"
+    rank = {row: place + 1 for place, row in enumerate(ranked)}
+
+    def entry(row: int) -> dict[str, Any]:
+        if drawn is None:
+            label = data.targets[row].item()
+            return {"rank": rank[row], "point": row, "label": label, "change": float(changes[row])}
+        group = drawn[row]
+        return {
+            "rank": rank[row], "group": row, "size": len(group.indices), "fraction": group.fraction,
+            "kind": group.kind, "change": float(changes[row]), "points": group.indices,
+        }  # fmt: skip
+
+    entries = [entry(row) for row in listed]
+    columns = [name for name in entries[0] if name != "points"]
+    table = Table(
+        "ranking", columns, [[e[name] for name in columns] for e in entries],
+        f"Training {what}s by the change of the test point's loss that removing them would bring, to order {order}: "
+        f"the {top} largest, then the {top} smallest.",
+    )  # fmt: skip
+    most = entries[0]
+    sentence = (
+        f"Removing training {what} {most[what]} would change the loss of test point {test} by {most['change']:+.3g}, "
+        f"more than any other of {len(ranked)} {what}s (order {order}; gradient norm {fit.gradient_norm:.2g})."
+    )
+    text = [
+        sentence,
+        f"{_described(problem, job)} Influence is exact for removals that change little; `pellucid influence truth` "
+        "checks it by retraining.",
+    ]
+    results = {
+        "test": test, "order": order, "ranking": entries, "changes": changes,
+        "gradient_norm": fit.gradient_norm, "residual": found.residual, "accuracy": accuracy(job),
+    }  # fmt: skip
+    if drawn is not None:
+        results["groups"] = [
+            {
+                "size": len(group.indices), "fraction": group.fraction, "kind": group.kind,
+                "first": float(found.first[i, 0]), "second": float(found.second[i, 0]), "newton": None, "truth": None,
+            }
+            for i, group in enumerate(drawn)
+        ]  # fmt: skip
+    config = _config(
+        problem, test_point=test_point, order=order, top=top, groups=groups, damping=damping, solver=solver
+    )
+    title = "Influential training data"
+    return _report("score", title, config, problem, [Section(title, text, figures, [table])], results, sentence)
+
+
+def truth_report(
+    problem: Problem,
+    test_point: str,
+    ledger: Path,
+    *,
+    groups: str = "both",
+    fractions: Sequence[float] = (0.1, 0.2, 0.4),
+    count: int = 8,
+    damping: float = 0.0,
+    solver: str = "auto",
+    **options: Any,
+) -> Report:
+    """Retrain without groups and compare: thesis figures 3.1 and 3.2.
+
+    Args:
+        problem: data and model.
+        test_point: see `jobs.pick_test`.
+        ledger: where finished retrainings are kept.
+        groups: see `jobs.draw_groups`, also for `fractions` and `count`.
+        fractions: shares of the training data.
+        count: groups of each kind and fraction.
+        damping: added to the Hessian's diagonal.
+        solver: see `solvers.resolve`.
+        options: of `leave_out`, such as `workers`.
+
+    Raises:
+        PellucidError: what is wrong with the data, the model, the options or the Hessian.
+    """
+    data = _data(problem)
+    drawn = draw_groups(data, groups, fractions, count, problem.seed)
+    job, _ = trained(problem, data)
+    job = with_test(job, test_point)
+    found = compare(job, drawn, ledger, solver=solver, damping=damping, seed=problem.seed, **options)
+    section = comparison_section(found)
+    section = Section(section.title, [_described(problem, job), *section.text], section.figures, section.tables)
+    config = _config(
+        problem, test_point=test_point, groups=groups, fractions=fractions, count=count, damping=damping, solver=solver,
+        workers=options.get("workers", 0),
+    )  # fmt: skip
+    results = found.results() | {"accuracy": accuracy(job)}
+    return _report(
+        "truth", "Influence against retraining", config, problem, [section], results, summary(found), found.notes
+    )
+
+
+def select_report(
+    problem: Problem,
+    test_point: str,
+    ledger: Path,
+    *,
+    size: int,
+    direction: str = "increase",
+    damping: float = 0.0,
+    solver: str = "auto",
+    **options: Any,
+) -> Report:
+    """Choose the most influential group of a size, three ways and at random, and retrain without each.
+
+    Args:
+        problem: data and model.
+        test_point: see `jobs.pick_test`.
+        ledger: where finished retrainings are kept.
+        size: points in the group.
+        direction: `increase` or `decrease` the test loss.
+        damping: added to the Hessian's diagonal.
+        solver: see `solvers.resolve`.
+        options: of `leave_out`, such as `workers`.
+
+    Raises:
+        PellucidError: what is wrong with the data, the model, the options or the Hessian.
+    """
+    if direction not in ("increase", "decrease"):
+        raise OptionError(f"there is no direction {direction!r}: choose increase or decrease")
+    way: Direction = "increase" if direction == "increase" else "decrease"
+    data = _data(problem)
+    if not 1 <= size < len(data.inputs):
+        raise OptionError(f"size is {size}: choose from 1 to {len(data.inputs) - 1}, one less than the training points")
+    job, fit = trained(problem, data)
+    job = with_test(job, test_point)
+    objective = objective_of(job)
+    theta = objective.theta
+    quantity = test_gradients(job, objective, theta)
+    same: dict[str, Any] = {"direction": way, "solver": solver, "damping": damping}
+    chosen = [
+        first_order_top_k(objective, theta, quantity, size, **same),
+        second_order_relaxed(objective, theta, quantity, size, seed=problem.seed, **same),
+        adaptive_greedy(objective, theta, quantity, size, **same),
+    ]
+    control = random_groups(objective.n, [size], repeats=10, seed=problem.seed)
+    truth = leave_out(job, [c.indices for c in chosen] + [g.indices for g in control], ledger, **options)
+    changes = truth.changes[:, 0].tolist()
+    fraction = size / objective.n
+    selections = [
+        {
+            "method": c.method, "size": size, "fraction": fraction, "predicted": c.effect, "truth": change,
+            "points": c.indices,
+        }
+        for c, change in zip(chosen, changes, strict=False)
+    ]  # fmt: skip
+    at_random = changes[len(chosen) :]
+    groups = [Group(c.indices, c.method, fraction) for c in chosen]  # type: ignore[arg-type]
+    # The truth is in the ledger by now: comparing costs the estimates alone.
+    options.pop("retry_failed", None)
+    found = compare(job, groups, ledger, solver=solver, damping=damping, seed=problem.seed, **options)
+    sign = 1 if way == "increase" else -1
+    best = max(selections, key=lambda s: sign * s["truth"])
+    test = _test(job)
+    sentence = (
+        f"Of {objective.n} training points, the group of {size} found by {best['method']} changes the loss of test "
+        f"point {test} the most when the model is retrained without it: by {best['truth']:+.3g}. First-order top-k "
+        f"reaches {selections[0]['truth']:+.3g}, second-order {selections[1]['truth']:+.3g}, adaptive greedy "
+        f"{selections[2]['truth']:+.3g}; ten random groups {np.mean(at_random):+.2g} on average."
+    )
+    rows = [[s["method"], s["predicted"], s["truth"]] for s in selections]
+    rows.append(["ten random groups, mean", None, float(np.mean(at_random))])
+    table = Table(
+        "selection", ["chosen by", "its own prediction", "retrained"], rows,
+        f"Change of the test loss when the chosen group of {size} is removed.",
+    )  # fmt: skip
+    results = {
+        "test": test, "direction": way, "selections": selections, "random": at_random, "groups": found.records,
+        "gradient_norm": fit.gradient_norm, "accuracy": accuracy(job),
+    }  # fmt: skip
+    config = _config(
+        problem, test_point=test_point, size=size, direction=way, damping=damping, solver=solver,
+        workers=options.get("workers", 0),
+    )  # fmt: skip
+    title = "The most influential group"
+    section = Section(title, [sentence, _described(problem, job)], [scatter(found)], [table])
+    return _report("select", title, config, problem, [section], results, sentence)
+
+
+def study_report(
+    names: Sequence[str],
+    out: Path,
+    *,
+    scale: str = "zoo",
+    data: str | None = None,
+    seeds: int = 5,
+    steps: int | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Report:
+    """Run the fragility study.
+
+    Args:
+        names: which settings, see `study_settings`, also for `scale`, `data`, `seeds` and `steps`.
+        out: folder of the report and of the ledgers.
+        scale: zoo or paper.
+        data: images, for `paper`.
+        seeds: how many, from `seed` on.
+        steps: of training, for images at `paper`.
+        seed: the first, and that of the intervals.
+        options: of `run_study`, such as `workers`.
+
+    Raises:
+        PellucidError: a setting cannot be, or all failed.
+    """
+    settings = study_settings(names, scale, data, range(seed, seed + seeds), steps)
+    study = run_study(settings, out, **options)
+    config = {
+        "scale": scale, "settings": list(names), "data": data, "seeds": seeds, "steps": steps,
+        "workers": options.get("workers", 0),
+    }  # fmt: skip
+    return Report(
+        title="How fragile influence is",
+        command="influence study",
+        config=config,
+        seed=seed,
+        device="cpu",
+        sections=[study_section(study, seed)],
+        results=study_results(study, seed),
+        summary=study_summary(study, seed),
+        notes=study.notes,
+    )
+
+
+def study_settings(
+    names: Sequence[str], scale: str, data: str | None, seeds: Sequence[int], steps: int | None = None
+) -> list[StudySetting]:
+    """Return the settings of the names: iris; at the zoo's scale mnist5k (all of `CNNS`) or one of them; at the
+    thesis's one of `PAPER`, with data of yours.
+
+    Raises:
+        OptionError: there are no such settings, or data or steps are asked for where they have no place.
+        DataError: the data cannot be read.
+    """  # noqa: D205
+    check_scale(scale)
+    known = ("iris", "mnist5k", *CNNS) if scale == "zoo" else ("iris", *PAPER)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise OptionError(f"there are no settings {', '.join(unknown)!r} at scale {scale}: choose {', '.join(known)}")
+    images = [name for name in names if name != "iris"]
+    if scale == "paper" and images and data is None:
+        raise OptionError(f"{images[0]} at scale paper needs images: give them with --data FILE")
+    if (data is not None or steps is not None) and not (scale == "paper" and images):
+        raise OptionError("--data and --steps are for images at --scale paper: leave them out, or add such settings")
+    settings = iris_settings(scale, seeds) if "iris" in names else []
+    if scale == "zoo":
+        models = [name for name in CNNS if name in images or "mnist5k" in images]
+        return settings + image_settings(models, seeds)
+    return settings + (paper_settings(images, data, seeds, steps) if images and data is not None else [])
+
+
+def _data(problem: Problem) -> Data:
+    from .datasets import load_data
+
+    return load_data(problem.data, seed=problem.seed, limit=problem.limit)
+
+
+def _test(job: TruthJob) -> int:
+    assert job.tests is not None
+    return job.tests[0]
+
+
+def _described(problem: Problem, job: TruthJob) -> str:
+    right = accuracy(job)
+    test = _test(job)
+    loss = build_loss(job.loss)
+    objective = objective_of(job)
+    with torch.no_grad():
+        out = objective.forward(objective.theta, job.data.test_inputs[test : test + 1])
+        value = float(loss(out, job.data.test_targets[test : test + 1]))
+    accurate = (
+        f", right on {100 * right:.1f} % of its {len(job.data.test_inputs)} test points" if right is not None else ""
+    )
+    return (
+        f"The model is {problem.model} with {objective.dim} parameters, trained on {objective.n} points of "
+        f"{job.data.name} (l2 {problem.l2:g}, convention {problem.convention}){accurate}. The test point is number "
+        f"{test}, whose loss is {value:.3g}."
+    )
+
+
+def _config(problem: Problem, **more: Any) -> dict[str, Any]:
+    return vars(problem) | more
+
+
+def _report(
+    command: str, title: str, config: dict[str, Any], problem: Problem, sections: list[Section], results: Any,
+    sentence: str, notes: Sequence[str] = (),
+) -> Report:  # fmt: skip
+    return Report(
+        title=title, command=f"influence {command}", config=config, seed=problem.seed, device="cpu", sections=sections,
+        results=results, summary=sentence, notes=notes,
+    )  # fmt: skip
