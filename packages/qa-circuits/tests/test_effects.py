@@ -120,3 +120,14 @@ def test_bad_input_is_named():
         patched_scores(model, draw(model, 0), [], "indirect")
     with pytest.raises(OptionError, match="training mode"):
         patched_scores(tiny_decoder().train(), draw(model, 0), [])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("definition", ["direct", "through_mlps"])
+def test_a_gpu_gives_the_same_scores(definition):
+    model = tiny_decoder("gemma2")
+    probes, sets = draw(model, 1), [(c,) for c in all_components(3, 4)]
+    here = patched_scores(model, probes, sets, definition)
+    there = patched_scores(tiny_decoder("gemma2").cuda(), probes, sets, definition)
+    torch.testing.assert_close(there.scores, here.scores, atol=1e-4, rtol=0)

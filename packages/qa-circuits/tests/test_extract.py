@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from pellucid.core.anatomy import decoder_anatomy
 from pellucid.core.cli import main
 from pellucid.core.errors import DataError, OptionError
 from pellucid.core.loading import ModelSpec, load
+from pellucid.core.tracing import capture
 from pellucid.qa_circuits.components import Component, all_components
 from pellucid.qa_circuits.effects import patched_scores
 from pellucid.qa_circuits.extract import extract_circuit, split_by_subject
@@ -91,6 +93,10 @@ def test_two_passes_equal_one_forward_a_component_on_a_real_model(definition):
     some += [tuple(Component("head", 23, i) for i in range(9)), (Component("attention", 23), Component("mlp", 29))]
     fast = patched_scores(loaded.model, [probe], some, definition).scores[0]
     torch.testing.assert_close(fast, reference_scores(loaded.model, probe, some, definition), atol=1e-5, rtol=0)
+    ids = torch.tensor([probe.clean])
+    plain = loaded.model(ids).logits
+    with capture(loaded.model, [decoder_anatomy(loaded.model).mlp(29)]):
+        assert torch.equal(loaded.model(ids).logits, plain)
 
 
 @needs_smollm2

@@ -6,7 +6,6 @@ from pellucid.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .compare import Comparison as Comparison
-    from .compare import compare as compare
     from .datasets import load_data as load_data
     from .groups import Group as Group
     from .groups import class_groups as class_groups
@@ -41,7 +40,6 @@ __getattr__, __dir__ = lazy_exports(
         "adaptive_greedy": "selection",
         "class_groups": "groups",
         "cluster_groups": "groups",
-        "compare": "compare",
         "first_order_top_k": "selection",
         "fit_convex": "training",
         "fit_network": "training",

@@ -51,9 +51,7 @@ def score(
     test_point: TestPoint = "highest-loss",
     order: Annotated[int, typer.Option("--order", min=1, max=2, help="1 or 2: first or second order.")] = 1,
     top: Annotated[int, typer.Option("--top", min=1, help="How many to list at either end.")] = 10,
-    groups: Annotated[
-        str, typer.Option("--groups", help="none (single points), random, coherent or cluster.")
-    ] = "none",
+    groups: Annotated[str, typer.Option("--groups", help="none (points), random, coherent, cluster.")] = "none",
     fractions: Fractions = "0.05",
     count: Count = 20,
     l2: L2 = 0.01,

@@ -11,7 +11,7 @@ from pellucid.core.report import Report, Section, Table
 
 from .compare import compare, test_gradients
 from .datasets import Data
-from .figures import comparison_section, is_image, pictures, scatter, summary
+from .figures import comparison_section, is_image, pictures, selection_bars, summary
 from .groups import Group, random_groups
 from .jobs import Problem, accuracy, draw_groups, predictions, trained, with_test
 from .models import build_loss
@@ -249,7 +249,9 @@ def select_report(
         workers=options.get("workers", 0),
     )  # fmt: skip
     title = "The most influential group"
-    section = Section(title, [sentence, _described(problem, job)], [scatter(found)], [table])
+    methods, predicted = [c.method for c in chosen], [c.effect for c in chosen]
+    bars = selection_bars(methods, predicted, changes[: len(chosen)], float(np.mean(at_random)))
+    section = Section(title, [sentence, _described(problem, job)], [bars], [table])
     return _report("select", title, config, problem, [section], results, sentence)
 
 

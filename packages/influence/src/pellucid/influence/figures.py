@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NAMES: dict[Method, str] = {"first": "first order", "second": "second order", "newton": "one Newton step"}
 _MARKS = {"first": "o", "second": "s", "newton": "^"}
 _TINTS = {"first": COLOURS[1], "second": COLOURS[0], "newton": COLOURS[2]}
+_FEWEST_FOR_BANDS = 6
 _KINDS = {"random": "random groups", "class": "coherent groups (one class)", "cluster": "coherent groups (a cluster)"}
 
 
@@ -83,8 +84,8 @@ def correlations_by_size(found: Comparison) -> Figure:
         "correlations",
         "Pearson correlation",
         lambda a: a.pearson,
-        "Correlation of estimates with retraining against group size; bands are 95 % bootstrap intervals over groups "
-        "(thesis fig. 3.2).",
+        "Correlation of estimates with retraining against group size; bands (with six groups a size and more) are 95 % "
+        "bootstrap intervals over groups (thesis fig. 3.2).",
     )
 
 
@@ -110,6 +111,7 @@ def _by_size(found: Comparison, name: str, label: str, value: Any, caption: str)
     with figure_style():
         for axes, kind in zip(np.atleast_1d(grid), kinds, strict=True):
             fractions = sorted({r.fraction for r in found.records if r.kind == kind})
+            lowest = 1.0
             for method in found.methods:
                 got = [(f, value(found.agreement(method, kind, f))) for f in fractions]
                 points = [(100 * f, v) for f, v in got if v is not None]
@@ -120,14 +122,49 @@ def _by_size(found: Comparison, name: str, label: str, value: Any, caption: str)
                     x, [v.value for _, v in points], marker=_MARKS[method], markersize=4, color=_TINTS[method],
                     label=NAMES[method],
                 )  # fmt: skip
-                low, high = [v.low for _, v in points], [v.high for _, v in points]
-                axes.fill_between(x, low, high, alpha=0.15, color=_TINTS[method], linewidth=0)
+                if all(found.agreement(method, kind, f).pairs >= _FEWEST_FOR_BANDS for f in fractions):
+                    low, high = [v.low for _, v in points], [v.high for _, v in points]
+                    axes.fill_between(x, low, high, alpha=0.15, color=_TINTS[method], linewidth=0)
+                lowest = min(lowest, *(v.value for _, v in points))
                 said.append(f"{_KINDS.get(kind, kind)}, {NAMES[method]}: {points[0][1].value:.2f} at {x[0]:.3g} % to "
                             f"{points[-1][1].value:.2f} at {x[-1]:.3g} %")  # fmt: skip
             axes.set(xlabel="% of the training data removed", title=_KINDS.get(kind, kind))
+            if name == "correlations":
+                # Bands of a few groups reach far down; the lines are what is read off.
+                axes.set_ylim(max(-1.05, lowest - max(0.05, 0.6 * (1 - lowest))), 1.0 + 0.06 * (1.1 - lowest))
         np.atleast_1d(grid)[0].set_ylabel(label)
         np.atleast_1d(grid)[0].legend(fontsize=9)
     return Figure(name, canvas, caption, f"{label} against group size. " + "; ".join(said) + ".")
+
+
+def selection_bars(methods: Sequence[str], predicted: Sequence[float], truth: Sequence[float], random: float) -> Figure:
+    """What each way of choosing a group predicts, and what retraining says.
+
+    Args:
+        methods: names of the functions that chose.
+        predicted: each one's own prediction.
+        truth: by retraining without each one's group.
+        random: mean truth of random groups.
+    """
+    canvas, axes = new_figure(height=3.4)
+    names = [name.replace("_", " ") for name in methods]
+    with figure_style():
+        places = np.arange(len(names))
+        axes.barh(places - 0.19, predicted, 0.36, color=COLOURS[5], label="its own prediction")
+        axes.barh(places + 0.19, truth, 0.36, color=COLOURS[0], label="retrained without it")
+        axes.axvline(random, color=COLOURS[6], linestyle="--", linewidth=1, label="random groups, retrained")
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.set(xlabel="change of the test loss")
+        canvas.legend(fontsize=9, loc="outside upper center", ncols=3)
+    rows = zip(names, predicted, truth, strict=True)
+    said = "; ".join(f"{n}: predicted {p:.3g}, retrained {t:.3g}" for n, p, t in rows)
+    return Figure(
+        "selection",
+        canvas,
+        "Change of the test loss when the chosen group is removed: as the method predicts it, and by retraining.",
+        f"Bars. {said}; random groups: {random:.2g}.",
+    )
 
 
 def agreement_table(found: Comparison) -> Table:

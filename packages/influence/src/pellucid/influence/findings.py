@@ -59,11 +59,10 @@ def findings(study: Study, seed: int = 0) -> list[Finding]:
 
     rho = "Spearman, most influential points, test point of highest loss"
     nets = [s for s, _ in outcomes if not s.is_convolutional]
-    for models, nice in ((False, "feed-forward"), (True, "convolutional")):
+    for convolutional, nice in ((False, "feed-forward"), (True, "convolutional")):
         across(
             f"with weight decay above without ({nice} networks)", rho, _rho,
-            lambda s, models=models: _rest(s, "l2") if s.l2 and s.is_convolutional == models else None,
-            lambda s, models=models: _rest(s, "l2") if not s.l2 and s.is_convolutional == models else None,
+            _decayed(True, convolutional), _decayed(False, convolutional),
         )  # fmt: skip
     if nets:
         depths = [_option(s, "depth") for s in nets]
@@ -82,7 +81,7 @@ def findings(study: Study, seed: int = 0) -> list[Finding]:
                    lambda row: log10(row.top_eigenvalue) if row.top_eigenvalue else None, far, near)  # fmt: skip
     across(
         "parameter changes are misjudged more without weight decay", "|log10 of predicted / retrained norm|, median",
-        _misjudged, lambda s: _rest(s, "l2") if not s.l2 else None, lambda s: _rest(s, "l2") if s.l2 else None,
+        _misjudged, _decayed(False, False), _decayed(True, False),
     )  # fmt: skip
     within("exact above stochastic estimation", rho, _paired_rho, lambda row: _value(row.correlation("stochastic")))
     within("most influential points above those at the 30th percentile", "Spearman, test point of highest loss",
@@ -131,6 +130,10 @@ def _rest(setting: StudySetting, *without: str) -> Key:
     """What must be equal in a pair of settings that differ in `without`."""
     options = tuple(pair for pair in setting.options if pair[0] not in without)
     return (setting.model, setting.data, setting.seed, options, *(() if "l2" in without else (setting.l2,)))
+
+
+def _decayed(decay: bool, convolutional: bool) -> Callable[[StudySetting], Key | None]:
+    return lambda s: _rest(s, "l2") if bool(s.l2) == decay and s.is_convolutional == convolutional else None
 
 
 def _at(name: str, value: Any) -> Callable[[StudySetting], Key | None]:

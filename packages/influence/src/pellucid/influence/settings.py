@@ -83,10 +83,10 @@ def iris_settings(scale: str = "zoo", seeds: Sequence[int] = range(5)) -> list[S
     check_scale(scale)
     if scale == "paper":
         recipe, retraining = Recipe(60_000, 0.05, "gd"), Recipe(7500, 0.05, "gd")
-        depths, widths, steps = (1, 2, 3, 4, 5, 6, 7, 8), (5, 8, 10, 15, 20, 30, 40, 50), 2000
+        depths, widths, steps = [1, 2, 3, 4, 5, 6, 7, 8], [5, 8, 10, 15, 20, 30, 40, 50], 2000
     else:
         recipe, retraining = Recipe(2500, 0.02, "adam", schedule="cosine"), Recipe(600, 0.05, "sgd")
-        depths, widths, steps = (1, 3, 5, 8), (5, 20, 50), 600
+        depths, widths, steps = [1, 3, 5, 8], [5, 20, 50], 600
     shapes = [("tanh", depth, 5, 0.001) for depth in depths]
     shapes += [("tanh", 1, width, 0.001) for width in widths if width != 5]
     shapes += [("tanh", 1, 5, 0.0), ("relu", 1, 5, 0.001), ("relu", 1, 5, 0.0)]

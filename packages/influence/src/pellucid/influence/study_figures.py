@@ -159,15 +159,15 @@ def _decay(study: Study) -> Figure | None:
         for axes, (subset, title) in zip(grid, subsets, strict=True):
             for place, (decayed, word) in enumerate(((True, "weight decay"), (False, "no weight decay"))):
                 got = [_mean([r.correlation(subset=subset) for _, r in part[decayed]]) for part in pairs.values()]
-                for row, estimate in enumerate(got):
+                for line, estimate in enumerate(got):
                     if estimate is None:
                         continue
                     spread = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
                     axes.errorbar(
-                        estimate.value, row + 0.16 * (2 * place - 1), xerr=spread, fmt="os"[place], capsize=3,
-                        color=COLOURS[place], label=word if row == 0 else None,
+                        estimate.value, line + 0.16 * (2 * place - 1), xerr=spread, fmt="os"[place], capsize=3,
+                        color=COLOURS[place], label=word if line == 0 else None,
                     )  # fmt: skip
-                    said.append(f"{list(pairs)[row]}, {word}, {title}: {estimate}")
+                    said.append(f"{list(pairs)[line]}, {word}, {title}: {estimate}")
             axes.axvline(0, color="#555555", linewidth=1, linestyle=":")
             axes.set(xlabel="Spearman with retraining", title=title, xlim=(-1.05, 1.05), ylim=(len(pairs) - 0.5, -0.5))
             axes.set_yticks(range(len(pairs)), list(pairs) if subset == "top" else [""] * len(pairs), fontsize=9)
