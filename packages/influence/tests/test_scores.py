@@ -60,9 +60,9 @@ def whole(n):
     return torch.ones(n, dtype=torch.float64)
 
 
-def newton(o, weights, theta=None):
+def newton(o, weights):
     """Retrain a convex model to a gradient norm under 1e-10."""
-    theta = torch.zeros(o.dim, dtype=torch.float64) if theta is None else theta
+    theta = torch.zeros(o.dim, dtype=torch.float64)
     for _ in range(100):
         gradient = o.gradient(theta, weights)
         if float(gradient.norm()) < 1e-10:
@@ -194,11 +194,11 @@ def trained(request):
     return o, theta, groups, quantities, group_influence(o, theta, groups, quantities, damping=0.1)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.permutations(range(5)),
     st.integers(1, 6),
-    st.integers(1, 90),
+    st.sampled_from([7, 33, 90]),
     st.integers(0, 2**31),
     st.sampled_from(["exact", "cg"]),
     st.sampled_from([0, 5, 64]),
@@ -314,6 +314,26 @@ def test_bad_input():
         group_influence(o, theta * float("nan"), [[0]], QUANTITIES)
 
 
+def retrain(inputs, labels, weights, l2):
+    """Newton's method for softmax regression with its Hessian written out: owes nothing to what is tested."""
+    x = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], dim=1)[weights > 0]
+    hot = F.one_hot(labels, 10).double()[weights > 0]
+    n, width = x.shape
+    theta = torch.zeros(10, width, dtype=torch.float64)
+    for _ in range(100):
+        p = (x @ theta.T).softmax(dim=1)
+        gradient = (p - hot).T @ x / n + l2 * theta
+        if float(gradient.norm()) < 1e-10:
+            return torch.cat([theta[:, :-1].flatten(), theta[:, -1]])
+        hessian = l2 * torch.eye(10 * width, dtype=torch.float64).reshape(10, width, 10, width)
+        for c in range(10):
+            for d in range(10):
+                hessian[c, :, d] += (x * (p[:, [c]] * ((c == d) - p[:, [d]]))).T @ x / n
+        step = torch.linalg.solve(hessian.reshape(10 * width, -1), gradient.flatten())
+        theta = theta - step.reshape(10, width)
+    raise AssertionError("Newton's method did not converge")
+
+
 @pytest.fixture(scope="module")
 def digits():
     """Logistic regression on digits (1438 train, 650 parameters) at its optimum, and the points left out as tests."""
@@ -321,7 +341,8 @@ def digits():
     inputs, targets = torch.tensor(images / 16), torch.tensor(labels, dtype=torch.long)
     model = nn.Linear(64, 10).double()
     o = Objective(model, cross_entropy, inputs[:1438], targets[:1438], l2=0.01)
-    theta = newton(o, whole(o.n))
+    theta = retrain(o.inputs, o.targets, whole(o.n), 0.01)
+    assert float(o.gradient(theta).norm()) < 1e-10
     return o, theta, o.with_data(inputs[1438:], targets[1438:])
 
 
@@ -344,9 +365,8 @@ def test_digits_single_points_rank_as_leave_one_out(digits):
         change = point_influence(o, theta, quantities, rows=removed, solver=solver).change
         ranks = [spearman(change[:, j], losses[:, j], seed=0, draws=10).value for j in range(50)]
         # Removal is a finite step: neighbours in rank may swap for a test point or two.
-        print(solver, np.mean(ranks), min(ranks), spearman(change.flatten(), losses.flatten(), seed=0, draws=10).value)
         assert np.mean(ranks) >= 0.999
-        assert min(ranks) >= 0.99
+        assert min(ranks) >= 0.998
         assert spearman(change.flatten(), losses.flatten(), seed=0, draws=10).value >= 0.999
 
 
@@ -362,7 +382,9 @@ def test_digits_coherent_groups_second_order_beats_first(digits):
             *class_groups(o.targets.numpy(), [fraction], repeats=2, seed=1),
             *cluster_groups(o.inputs.numpy(), [fraction], repeats=2, seed=1),
         ]
-        moves = torch.stack([newton(o, without(o.n, group.indices), theta) - theta for group in groups])
+        moves = torch.stack(
+            [retrain(o.inputs, o.targets, without(o.n, group.indices), 0.01) - theta for group in groups]
+        )
         losses = torch.stack([test.losses(theta + move) - before for move in moves])
         result = group_influence(o, theta, [g.indices for g in groups], quantities, newton=False, parameters=True)
         for part in (slice(0, 2), slice(2, 4)):

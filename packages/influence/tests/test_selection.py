@@ -88,7 +88,8 @@ def test_same_seed_same_group_and_other_solvers_agree():
     by_cg = second_order_relaxed(o, theta, q, 8, seed=4, solver="cg")
     assert by_cg.indices == chosen.indices
     assert by_cg.effect == pytest.approx(chosen.effect, rel=1e-5)
-    assert chosen.effect >= float(group_influence(o, theta, [first_order_top_k(o, theta, q, 8).indices], q).second)
+    first = group_influence(o, theta, [first_order_top_k(o, theta, q, 8).indices], q)
+    assert chosen.effect >= float(first.second) - 1e-12
     assert adaptive_greedy(o, theta, q, 8, solver="cg").indices == adaptive_greedy(o, theta, q, 8).indices
 
 

@@ -58,22 +58,54 @@ def sweeps(
     _write("sweeps", run, out, {"cells": cells, "workers": workers}, 0, fresh, as_json)
 
 
-def _write(name: str, run: Any, out: Path, config: dict[str, Any], seed: int, fresh: bool, as_json: bool) -> None:
+@app.command()
+def influence(
+    out: Out = Path("runs/bench-influence"),
+    removals: Annotated[int, typer.Option("--removals", min=3, help="Training points left out, one at a time.")] = 60,
+    tests: Annotated[int, typer.Option("--tests", min=3, help="Test points whose losses are followed.")] = 50,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Hold influence functions, ours and other libraries', against retraining, and time them."""
+    from .influence import measure, summary, tables
+
+    def run() -> tuple[dict[str, Any], str]:
+        found = measure(removals, tests, seed)
+        return found, summary(found)
+
+    config = {"removals": removals, "tests": tests}
+    _write("influence", run, out, config, seed, fresh, as_json, tables)
+
+
+def _write(
+    name: str,
+    run: Any,
+    out: Path,
+    config: dict[str, Any],
+    seed: int,
+    fresh: bool,
+    as_json: bool,
+    tables: Any = None,
+) -> None:
     from pellucid.core.outfolder import prepare_out
     from pellucid.core.report import Report, Section, Table
 
     prepare_out(out, fresh)
     started = time.monotonic()
     found, finding = run()
-    rows = [[key, str(value)] for key, value in found.items()]
-    table = Table("measured", ["quantity", "value"], rows, "What was measured in this run.")
+    if tables is None:
+        rows = [[key, str(value)] for key, value in found.items()]
+        shown = [Table("measured", ["quantity", "value"], rows, "What was measured in this run.")]
+    else:
+        shown = tables(found)
     report = Report(
         title=f"Measured: {name}",
         command=f"bench {name}",
         config=config,
         seed=seed,
         device="cpu",
-        sections=[Section("Measurements", [finding], [], [table])],
+        sections=[Section("Measurements", [finding], [], shown)],
         results=found,
         summary=finding,
     )

@@ -12,7 +12,9 @@ app = typer.Typer(help="See every method work once, on small real models, in one
 @app.command()
 def tour(
     out: Out = Path("runs/tour"),
-    only: Annotated[str, typer.Option("--only", metavar="NAMES", help="Which chapters, by commas.")] = "circuits",
+    only: Annotated[
+        str, typer.Option("--only", metavar="NAMES", help="Which chapters, by commas.")
+    ] = "circuits,influence",
     seed: Seed = 0,
     workers: Workers = 2,
     fresh: Fresh = False,

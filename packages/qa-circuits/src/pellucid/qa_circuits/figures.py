@@ -62,14 +62,17 @@ def _sentences(found: Extraction) -> list[str]:
         f"the corrupted prompt itself {found.corrupted}.",
     ]
     for c in found.circuits:
-        name = NAMES[c.kind]
-        members = ", ".join(str(m).removeprefix("head ").removeprefix(f"{c.kind} ") for m in c.components[:12])
-        more = ", ..." if len(c.components) > 12 else ""
-        outcome = f"reach {found.delta}" if c.reached else f"do not reach {found.delta}; their best is"
+        name, total, size = NAMES[c.kind], _count(found, c.kind), len(c.components)
+        listed = [str(m).removeprefix("head ").removeprefix(f"{c.kind} ") for m in c.components]
+        members = ", ".join(listed[:12]) + (f" and {size - 12} more" if size > 12 else "")
+        outcome = (
+            f"{size} of {total} reach {found.delta} on the ranking half"
+            if c.reached
+            else f"no number of them reaches {found.delta} on the ranking half, {size} of {total} come nearest"
+        )
         text.append(
-            f"{name[0].upper()}{name[1:]}: {len(c.components)} of {_count(found, c.kind)} {outcome} on the ranking "
-            f"half, and score {c.score} on the held-out half; equally many random ones score {c.random_score}. "
-            f"They are {members}{more}."
+            f"{name[0].upper()}{name[1:]}: {outcome}. On the held-out half these score {c.score}, equally many random "
+            f"ones {c.random_score}. They are {members}."
         )
     if found.peak_memory:
         text.append(f"The largest process held {found.peak_memory / 2**30:.2f} GiB of memory.")
