@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from pellucid.bench import influence
-from pellucid.bench.peers import Peer
+from pellucid.bench.peers import Peer, rank_agreement
 from pellucid.core.cli import main
+from pellucid.influence.models import build_loss
+from pellucid.influence.objective import Objective
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,11 @@ def found():
         raise RuntimeError("first line\nsecond line")
 
     def perfect(problem):
-        _, objective, test = influence.build_problem(4, 3, 0, 60)
+        strength = problem.l2 * len(problem.inputs)
+        objective = Objective(
+            problem.model, build_loss("cross_entropy"), problem.inputs, problem.targets, l2=strength, convention="sum"
+        )
+        test = objective.with_data(problem.test_inputs, problem.test_targets)
         return torch.from_numpy(influence.retrain(objective, test, [(row,) for row in problem.rows])[0])
 
     peers = [
@@ -58,10 +64,10 @@ def test_every_tool_has_a_row_whether_it_is_there_or_not(found):
 
 def test_rank_agreement_by_hand():
     truth = np.array([[1.0, 10.0], [2.0, 30.0], [3.0, 20.0]])
-    same, pooled = influence.rank_agreement(truth**3, truth, 0)
+    same, pooled = rank_agreement(truth**3, truth, 0)
     assert (same.value, pooled) == (pytest.approx(1), pytest.approx(1))
     # Ranks 1, 2, 3 against 3, 2, 1 give -1; ranks 1, 3, 2 against 1, 2, 3 give 1/2.
-    other, _ = influence.rank_agreement([[3.0, 1.0], [2.0, 2.0], [1.0, 3.0]], truth, 0)
+    other, _ = rank_agreement([[3.0, 1.0], [2.0, 2.0], [1.0, 3.0]], truth, 0)
     assert other.value == pytest.approx((-1 + 0.5) / 2)
 
 

@@ -10,7 +10,7 @@ import importlib.metadata
 import io
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pellucid.core.errors import OptionError
 from pellucid.core.progress import progress
 from pellucid.core.report import Table
@@ -34,13 +34,10 @@ from pellucid.influence.stacked import fit_all, removal_weights
 from pellucid.influence.training import Recipe, fit_convex
 from torch import Tensor
 
-from .peers import PEERS, Peer, Problem
+from .peers import PEERS, Peer, Problem, rank_agreement, timed
 
 L2 = 0.01
 """A training point."""
-
-_PATIENCE = 20.0
-"""Seconds of timing after which a tool is not timed again."""
 
 _OURS = "pellucid"
 
@@ -172,36 +169,6 @@ def retrain(
     return np.stack(changes), worst
 
 
-def rank_agreement(scores: ArrayLike, truth: ArrayLike, seed: int) -> tuple[Estimate, float]:
-    """Return Spearman's correlation of scores with the truth, both (removals, tests): per test point, and pooled.
-
-    Per test point it is over the removals, then averaged, with an interval over test points: pairs of one test point
-    share its gradient, so that resampling single pairs would claim too much.
-    """
-    from scipy.stats import rankdata
-
-    guess, target = (np.asarray(values, dtype=np.float64) for values in (scores, truth))
-    if guess.shape != target.shape or not np.isfinite(guess).all():
-        raise ValueError(f"the scores, of shape {guess.shape}, are not {target.shape} finite numbers")
-    a, b = (rankdata(values, axis=0) for values in (guess, target))
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    each = (a * b).sum(axis=0) / np.sqrt(np.square(a).sum(axis=0) * np.square(b).sum(axis=0))
-    pooled = np.corrcoef(rankdata(guess), rankdata(target))[0, 1]
-    return bootstrap_mean(each, seed), float(pooled)
-
-
-def timed(work: Callable[[], Any], repeats: int, warm_up: bool = True) -> tuple[Any, list[float]]:
-    """Do some work `repeats` times, after once without the clock; stop early once enough time has gone by."""
-    if warm_up:
-        work()
-    taken: list[float] = []
-    while len(taken) < repeats and sum(taken) < _PATIENCE:
-        started = time.perf_counter()
-        result = work()
-        taken.append(time.perf_counter() - started)
-    return result, taken
-
-
 def one_at_a_time(objective: Objective, theta: Tensor, *, damping: float = 0.0) -> Inverse:
     """Conjugate gradients as most write them: each right-hand side by itself."""
     inverse = conjugate_gradient(objective, theta, damping=damping)
@@ -243,7 +210,9 @@ def _ours(
         ("CG, one at a time", "one test point after another, float64, to 1.5e-8", one_at_a_time, repeats, False),
         ("LiSSA", f"{lissa_steps} steps of batches of 64, one repeat, float64", stochastic, 1, False),
     ]
-    rows, found, times = [], {}, {}
+    rows: list[Row] = []
+    found: dict[str, NDArray[np.float64]] = {}
+    times: dict[str, list[float]] = {}
     for method, used, solver, count, warm_up in asked:
         found[method], times[method] = timed(partial(scores, solver), count, warm_up)
         agreement = rank_agreement(found[method], truth, seed)

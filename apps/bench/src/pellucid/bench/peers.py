@@ -1,4 +1,4 @@
-"""One leave-one-out problem, and how each peer library is asked for its scores.
+"""One leave-one-out problem, how each peer library is asked for its scores, and how scores are judged and timed.
 
 Every peer gets the whole training set as one batch (some average what they find in batches, which costs accuracy),
 float64 as far as it goes, and the l2 of the problem as its own regularisation of the Hessian. Each is imported inside
@@ -6,16 +6,23 @@ its own function: none is a requirement of this package.
 """
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from pellucid.core.statistics import Estimate, bootstrap_mean
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
+
+_PATIENCE = 20.0
+"""Seconds of timing after which a tool is not timed again."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,36 @@ class Peer:
     method: str
     used: str
     scores: Callable[[Problem], Tensor]
+
+
+def rank_agreement(scores: ArrayLike, truth: ArrayLike, seed: int) -> tuple[Estimate, float]:
+    """Return Spearman's correlation of scores with the truth, both (removals, tests): per test point, and pooled.
+
+    Per test point it is over the removals, then averaged, with an interval over test points: pairs of one test point
+    share its gradient, so that resampling single pairs would claim too much.
+    """
+    from scipy.stats import rankdata
+
+    guess, target = (np.asarray(values, dtype=np.float64) for values in (scores, truth))
+    if guess.shape != target.shape or not np.isfinite(guess).all():
+        raise ValueError(f"the scores, of shape {guess.shape}, are not {target.shape} finite numbers")
+    a, b = (rankdata(values, axis=0) for values in (guess, target))
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    each = (a * b).sum(axis=0) / np.sqrt(np.square(a).sum(axis=0) * np.square(b).sum(axis=0))
+    pooled = np.corrcoef(rankdata(guess), rankdata(target))[0, 1]
+    return bootstrap_mean(each, seed), float(pooled)
+
+
+def timed(work: Callable[[], Any], repeats: int, warm_up: bool = True) -> tuple[Any, list[float]]:
+    """Do some work `repeats` times, after once without the clock; stop early once enough time has gone by."""
+    if warm_up:
+        work()
+    taken: list[float] = []
+    while len(taken) < repeats and sum(taken) < _PATIENCE:
+        started = time.perf_counter()
+        result = work()
+        taken.append(time.perf_counter() - started)
+    return result, taken
 
 
 @contextmanager

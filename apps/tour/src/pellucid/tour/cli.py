@@ -6,15 +6,18 @@ from typing import Annotated
 import typer
 from pellucid.core.cli import Fresh, Json, Out, Seed, Workers, show
 
+from .tour import CHAPTERS
+
+Only = Annotated[str, typer.Option("--only", metavar="NAMES", help="Which chapters, by commas.")]
+ALL = ",".join(CHAPTERS)
+
 app = typer.Typer(help="See every method work once, on small real models, in one report.")
 
 
 @app.command()
 def tour(
     out: Out = Path("runs/tour"),
-    only: Annotated[
-        str, typer.Option("--only", metavar="NAMES", help="Which chapters, by commas.")
-    ] = "circuits,influence",
+    only: Only = ALL,
     seed: Seed = 0,
     workers: Workers = 2,
     fresh: Fresh = False,
