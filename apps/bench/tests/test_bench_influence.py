@@ -34,7 +34,7 @@ def found():
         Peer("numpy", "gives numbers that are not", "nothing", lambda p: torch.full((4, 3), float("nan"))),
         Peer("numpy", "retrains", "nothing", perfect),
     ]
-    return influence.measure(4, 3, 0, peers=peers, limit=60, repeats=1, models=4, steps=5, groups=2, lissa_steps=20)
+    return influence.measure(4, 3, 0, peers=peers, limit=60, repeats=1, models=4, steps=5, groups=1, lissa_steps=20)
 
 
 def test_the_ways_to_one_answer_agree(found):

@@ -328,7 +328,7 @@ def retrain(inputs, labels, weights, l2):
         hessian = l2 * torch.eye(10 * width, dtype=torch.float64).reshape(10, width, 10, width)
         for c in range(10):
             for d in range(10):
-                hessian[c, :, d] += (x * (p[:, [c]] * ((c == d) - p[:, [d]]))).T @ x / n
+                hessian[c, :, d] += (x * (p[:, [c]] * (float(c == d) - p[:, [d]]))).T @ x / n
         step = torch.linalg.solve(hessian.reshape(10 * width, -1), gradient.flatten())
         theta = theta - step.reshape(10, width)
     raise AssertionError("Newton's method did not converge")

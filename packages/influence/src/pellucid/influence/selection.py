@@ -94,8 +94,8 @@ def second_order_relaxed(
 
     Weights in [0, 1] that sum to k climb Q by gradient steps, projected back onto that set; the step is the inverse
     of the largest curvature, so that no step descends. Starts are the first-order group and random ones, climbed side
-    by side; each end (and each start) is rounded to its k largest weights, then improved by exchanges of two points
-    while any of the most promising ones raises Q, and the best of all is returned.
+    by side; each end (and each start) is rounded to its k largest weights, then all k are replaced by those of the
+    largest slope while that raises Q. The best three go on by exchanges of two points, and the best is returned.
 
     Args:
         objective: see `first_order_top_k`.
@@ -126,7 +126,10 @@ def second_order_relaxed(
     def value(s: Tensor) -> Tensor:
         return (s * (linear[:, None] + left @ (right @ s))).sum(dim=0)
 
-    begin = [linear.new_zeros(objective.n).index_fill(0, _top(linear, k), 1)]
+    def worth(rows: Tensor) -> float:
+        return float(value(_indicator(rows, linear)))
+
+    begin = [_indicator(_top(linear, k), linear)[:, 0]]
     generator = torch.Generator().manual_seed(seed)
     for _ in range(starts - 1):
         begin.append(torch.rand(objective.n, generator=generator, dtype=torch.float64).to(linear))
@@ -141,15 +144,11 @@ def second_order_relaxed(
         if change < 1e-9:
             break
     candidates.append(s)
-    best: tuple[float, Tensor] | None = None
-    for column in torch.cat(candidates, dim=1).T:
-        rows = _exchange(_top(column, k), slope, left, right)
-        chosen = linear.new_zeros(objective.n, 1).index_fill(0, rows, 1)
-        reached = float(value(chosen))
-        if best is None or reached > best[0]:
-            best = reached, rows
-    assert best is not None
-    return _selection(best[1], sign * best[0], "second_order_relaxed")
+    rounded = [_replace(_top(column, k), linear, slope, worth) for column in torch.cat(candidates, dim=1).T]
+    distinct = {tuple(rows.tolist()): rows for rows in rounded}.values()
+    promising = sorted(distinct, key=worth, reverse=True)[:3]
+    best = max((_exchange(rows, slope, left, right) for rows in promising), key=worth)
+    return _selection(best, sign * worth(best), "second_order_relaxed")
 
 
 def adaptive_greedy(
@@ -205,16 +204,23 @@ def adaptive_greedy(
 def project_capped_simplex(points: Tensor, k: float) -> Tensor:
     """Return the nearest point with entries in [0, 1] that sum to k, for each column of (n, m).
 
-    It is clip(x - t, 0, 1) for the t that makes the sum right, found by bisection to rounding.
+    It is clip(x - t, 0, 1) for the t that makes the sum right: a root of a falling, piecewise linear function, found
+    by Newton steps that a bracket holds in place.
     """
     if not 0 <= k <= len(points):
         raise OptionError(f"k is {k}: {len(points)} weights between 0 and 1 cannot sum to it")
     low, high = points.min(dim=0).values - 1, points.max(dim=0).values
+    t = (low + high) / 2
     for _ in range(100):
-        middle = (low + high) / 2
-        above = (points - middle).clamp(0, 1).sum(dim=0) > k
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-    return (points - (low + high) / 2).clamp(0, 1)
+        weights = (points - t).clamp(0, 1)
+        excess = weights.sum(dim=0) - k
+        if float(excess.abs().max()) <= 1e-14 * len(points):
+            break
+        low, high = torch.where(excess > 0, t, low), torch.where(excess > 0, high, t)
+        free = ((weights > 0) & (weights < 1)).sum(dim=0)
+        step = t + excess / free.clamp(min=1)
+        t = torch.where((free > 0) & (step > low) & (step < high), step, (low + high) / 2)
+    return (points - t).clamp(0, 1)
 
 
 def _factors(
@@ -246,6 +252,23 @@ def _curvature(apply: Callable[[Tensor], Tensor], n: int, like: Tensor, seed: in
         if size == 0:
             break
     return 1.1 * size
+
+
+def _indicator(rows: Tensor, like: Tensor) -> Tensor:
+    return torch.zeros_like(like).index_fill(0, rows, 1)[:, None]
+
+
+def _replace(
+    rows: Tensor, linear: Tensor, slope: Callable[[Tensor], Tensor], worth: Callable[[Tensor], float]
+) -> Tensor:
+    """Replace a group by the points of the largest slope while that raises the quadratic."""
+    reached = worth(rows)
+    while True:
+        fresh = _top(slope(_indicator(rows, linear))[:, 0], len(rows)).sort().values
+        gained = worth(fresh)
+        if gained <= reached + 1e-12 * abs(reached):
+            return rows.sort().values
+        rows, reached = fresh, gained
 
 
 def _exchange(rows: Tensor, slope: Callable[[Tensor], Tensor], left: Tensor, right: Tensor, width: int = 32) -> Tensor:

@@ -169,9 +169,13 @@ def _decay(study: Study) -> Figure | None:
                     )  # fmt: skip
                     said.append(f"{list(pairs)[line]}, {word}, {title}: {estimate}")
             axes.axvline(0, color="#555555", linewidth=1, linestyle=":")
-            axes.set(xlabel="Spearman with retraining", title=title, xlim=(-1.05, 1.05), ylim=(len(pairs) - 0.5, -0.5))
+            axes.set(xlabel="Spearman with retraining", title=title, ylim=(len(pairs) - 0.5, -0.5))
             axes.set_yticks(range(len(pairs)), list(pairs) if subset == "top" else [""] * len(pairs), fontsize=9)
-        grid[0].legend(fontsize=9, loc="upper left")
+        left = min(0.0, *(axes.get_xlim()[0] for axes in grid))
+        for axes in grid:
+            axes.set_xlim(left - 0.05, 1.05)
+        handles, labels = grid[0].get_legend_handles_labels()
+        canvas.legend(handles, labels, fontsize=9, loc="outside upper center", ncols=2)
     return Figure(
         "decay", canvas,
         "Spearman correlation of influence with retraining for the test point of highest loss, with weight decay and "
@@ -209,7 +213,8 @@ def _norms(study: Study) -> Figure | None:
     return Figure(
         "norms", canvas,
         "Length of the parameters' change on removing one of the most influential points, by influence and by "
-        "retraining; equal on the dashed line (thesis fig. 3.3 a and b). Width 5, depth 1, all seeds.",
+        "retraining; equal on the dashed line (thesis fig. 3.3 a and b). Width 5, depth 1, all seeds. Upright "
+        "strips are seeds where training on moves the parameters by as much whichever point is left out.",
         "; ".join(said) + ".",
     )  # fmt: skip
 
