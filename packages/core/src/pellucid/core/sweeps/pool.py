@@ -85,6 +85,11 @@ class _Worker:
         """The reference that will be answered first: an actor works in order."""
         return self.preparing if self.preparing is not None else self.flying[0][0] if self.flying else None
 
+    @property
+    def has_suspect(self) -> bool:
+        """Whether it was sent a batch on which a worker has died before."""
+        return any(unit.deaths for _, unit in self.flying)
+
 
 class _Pool:
     """The loop that hands out units and takes in reports, with the memory of deaths that it needs."""
@@ -139,23 +144,27 @@ class _Pool:
                     warned = True
 
     def _hand_out(self, workers: list[_Worker]) -> None:
-        """Fill the queues of the workers that are ready, evenly."""
+        """Fill the queues of the workers that are ready, evenly.
+
+        A suspect travels alone. When a worker dies right after a batch, that batch's answer may be lost with it, and
+        the death is charged to it: no harm to a fresh one, which is run again, but the last straw for a suspect.
+        """
         for depth in range(1, IN_FLIGHT + 1):
             for worker in workers:
-                if worker.preparing is None and len(worker.flying) < depth:
-                    unit = self._next_unit()
+                if worker.preparing is None and len(worker.flying) < depth and not worker.has_suspect:
+                    unit = self._next_unit(alone=not worker.flying)
                     if unit is None:
-                        return
+                        continue
                     cells, keys = [self._cells[at] for at in unit.places], [self._keys[at] for at in unit.places]
                     worker.flying.append((worker.handle.run.remote(cells, keys), unit))
 
-    def _next_unit(self) -> Unit | None:
-        if self._again:
-            return self._again.popleft()
-        unit = next(self._fresh, None)
-        if unit is None and self._suspects:
-            return self._suspects.popleft()
-        return unit
+    def _next_unit(self, alone: bool) -> Unit | None:
+        for place, unit in enumerate(self._again):
+            if alone or not unit.deaths:
+                del self._again[place]
+                return unit
+        fresh = next(self._fresh, None)
+        return self._suspects.popleft() if fresh is None and alone and self._suspects else fresh
 
     def _take_in(self, workers: list[_Worker], worker: _Worker, limit: int) -> Iterator[Report]:
         import ray
