@@ -289,3 +289,30 @@ def test_sweeps_of_a_session_share_one_ray_and_leave_it_at_the_end(tmp_path: Pat
     command = [sys.executable, "script.py"]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True", "False", "False"]
+
+
+class Recorder:
+    """Stands where an actor's handle does: the hand-out alone is looked at, nothing is computed."""
+
+    @property
+    def run(self) -> "Recorder":
+        return self
+
+    def remote(self, cells: list[Any], keys: list[str]) -> object:
+        return object()
+
+
+def test_a_batch_on_which_a_worker_died_travels_alone() -> None:
+    fresh = [pool.Unit((0,)), pool.Unit((1,)), pool.Unit((2,))]
+    lot = pool._Pool(None, fresh, 4, range(4), "abcd", None)  # type: ignore[arg-type]
+    lot._again.append(pool.Unit((3,), deaths=1))
+    workers = [pool._Worker(Recorder(), None), pool._Worker(Recorder(), None)]
+    sent = lambda: [[unit.places for _, unit in worker.flying] for worker in workers]  # noqa: E731
+    lot._hand_out(workers)
+    assert sent() == [[(3,)], [(0,), (1,)]]  # nothing behind the suspect
+    lot._again.append(pool.Unit((3,), deaths=2))
+    workers[1].flying.popleft()
+    workers[0].flying.clear()
+    workers[0].flying.append((object(), pool.Unit((9,))))
+    lot._hand_out(workers)
+    assert sent() == [[(9,), (2,)], [(1,)]]  # and the suspect behind nothing
