@@ -88,6 +88,21 @@ def test_select_judges_each_way_by_retraining(tmp_path: Path, capsys: pytest.Cap
     assert "adaptive" in said
 
 
+def test_select_over_seeds_has_an_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", "blobs", "--limit", 120, "-k", 24, "--seeds", 3, "--out", tmp_path]
+    code, said, _ = run(capsys, "select", *words)
+    assert code == 0
+    found = results(tmp_path)
+    assert len(found["rounds"]) == 3
+    assert set(found["gains"]) == {"second_order_relaxed", "adaptive_greedy"}
+    first = [r["truth"][0] for r in found["rounds"]]
+    greedy = [r["truth"][2] / r["truth"][0] - 1 for r in found["rounds"]]
+    assert found["rounds"][0]["truth"][0] == found["selections"][0]["truth"]
+    assert len(set(first)) == 3
+    assert found["gains"]["adaptive_greedy"]["value"] == pytest.approx(np.mean(greedy))
+    assert "Over 3 seeds" in said
+
+
 def test_study_writes_its_findings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

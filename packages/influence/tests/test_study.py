@@ -37,7 +37,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_every_part_of_a_setting_is_measured(small: Study) -> None:
     setting, row = small.outcomes[0]
-    assert setting.label == "iris mlp tanh depth 1 width 5, decay"
+    assert setting.label == "iris mlp tanh depth 1 width 5, decay 0.001"
     assert row.parameters == 43
     assert len(row.point) == 2 * (5 + 4)
     assert row.top_eigenvalue is not None
@@ -106,6 +106,18 @@ def test_a_report_of_it(small: Study, tmp_path: Path) -> None:
     assert {"pearson", "spearman", "relative_error"} <= set(entry)
 
 
+def test_correlation_against_the_factor_of_weight_decay_is_drawn(small: Study) -> None:
+    """Fig. 3.5 c, and the claim that much decay spoils influence: only over convolutional settings."""
+    rows = [row for _, row in small.outcomes]
+    settings = image_settings(["small_cnn"], range(3), (0.0001, 0.001, 0.01, 0.1))
+    study = Study(tuple(zip(settings, rows, strict=False)))
+    figures = {f.name: f for f in study_section(study).figures}
+    assert set(figures) == {"factors"}
+    assert "0.1: " in figures["factors"].alt
+    claims = [f for f in findings(study) if "0.001 above 0.1" in f.claim]
+    assert [f.pairs for f in claims] == [3]
+
+
 def test_a_setting_that_fails_is_left_out_and_told(tmp_path: Path) -> None:
     good = few()[0]
     bad = replace(good, recipe=Recipe(50, 1e200, "gd"))
@@ -160,6 +172,11 @@ def test_settings_as_the_thesis_has_them(tmp_path: Path) -> None:
     zoo = image_settings(["small_cnn", "lenet"])
     assert {(s.model, s.l2) for s in zoo} == {(m, d) for m in ("small_cnn", "lenet") for d in (0.001, 0.0)}
     assert len({s.label for s in iris}) == len(iris)
+    factors = study_settings(["decay", "small_cnn"], "zoo", None, [0])
+    assert sorted(s.l2 for s in factors) == [0.0, 0.0001, 0.001, 0.01, 0.1]
+    assert len({s.label for s in factors}) == 5
+    digits = study_settings(["digits"], "zoo", None, [0])
+    assert [(dict(s.options)["depth"], s.l2) for s in digits] == [(1, 0.001), (1, 0.0), (3, 0.001), (3, 0.0)]
     with pytest.raises(OptionError, match="no settings 'cifar'"):
         study_settings(["cifar"], "zoo", None, [0])
     with pytest.raises(OptionError, match="needs images"):

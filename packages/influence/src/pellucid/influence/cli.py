@@ -147,6 +147,7 @@ def select(
     lr: Rate = 0.01,
     batch: Batch = None,
     share: Share = 0.125,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Repeat with so many seeds, for an interval.")] = 1,
     seed: Seed = 0,
     workers: Workers = 0,
     address: Address = None,
@@ -155,14 +156,14 @@ def select(
     as_json: Json = False,
 ) -> None:
     """Find the most influential group of a size, three ways, and judge each by retraining without it."""
-    from .commands import select_report
+    from .selecting import select_report
 
     options = _options(depth, width, activation)
     problem = _problem(data, model, options, l2, convention, steps, lr, batch, share, limit, seed)
     _finish(
         lambda: select_report(
             problem, test_point, out / "ledger", size=size, direction=direction, damping=damping, solver=solver,
-            workers=workers, address=address, retry_failed=retry_failed,
+            seeds=seeds, workers=workers, address=address, retry_failed=retry_failed,
         ),
         out, fresh, as_json,
     )  # fmt: skip
@@ -174,7 +175,7 @@ def study(
     scale: Annotated[str, typer.Option("--scale", help="zoo (minutes on two cores) or paper.")] = "zoo",
     settings: Annotated[
         str,
-        typer.Option("--settings", metavar="NAMES", help="By commas: iris; mnist5k (zoo); small_cnn, resnet18, ..."),
+        typer.Option("--settings", metavar="NAMES", help="iris, digits, mnist5k, decay, small_cnn, ... by commas."),
     ] = "iris",
     data: Annotated[str | None, typer.Option("--data", metavar="FILE", help="Images, for --scale paper.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Repeat each setting with so many seeds.")] = 5,

@@ -4,24 +4,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pellucid.core.errors import OptionError
 from pellucid.core.report import Report, Section, Table
 
 from .compare import compare, test_gradients
 from .datasets import Data
-from .figures import comparison_section, is_image, pictures, selection_bars, summary
-from .groups import Group, random_groups
+from .figures import comparison_section, is_image, pictures, summary
 from .jobs import Problem, accuracy, draw_groups, predictions, trained, with_test
 from .models import build_loss
 from .retraining import TruthJob, objective_of
 from .scores import group_influence, point_influence
-from .selection import Direction, adaptive_greedy, first_order_top_k, second_order_relaxed
-from .settings import StudySetting, check_scale, image_settings, iris_settings, paper_settings
+from .settings import (
+    FACTORS,
+    StudySetting,
+    check_scale,
+    digits_settings,
+    image_settings,
+    iris_settings,
+    paper_settings,
+)
 from .study import run_study
 from .study_figures import study_results, study_section, study_summary
-from .truth import leave_out
 
 CNNS = ("small_cnn", "lenet", "narrow_vgg", "narrow_resnet")
 PAPER = ("small_cnn", "lenet", "vgg13", "vgg14", "resnet18", "resnet50", "imagenet")
@@ -53,7 +57,7 @@ def score_report(
     """
     if order not in (1, 2):
         raise OptionError(f"order is {order}: choose 1 or 2")
-    data = _data(problem)
+    data = data_of(problem)
     drawn = None if groups is None else draw_groups(data, *groups, problem.seed)
     job, fit = trained(problem, data)
     job = with_test(job, test_point)
@@ -68,7 +72,7 @@ def score_report(
         changes = (found.first if order == 1 else found.second)[:, 0]
     ranked = changes.argsort(descending=True, stable=True).tolist()
     listed = list(dict.fromkeys([*ranked[:top], *ranked[-top:]]))
-    test = _test(job)
+    test = test_of(job)
     figures = []
     if drawn is None and is_image(data) and data.classes:
         figures = [pictures(data, test, int(predictions(job)[test]), ranked, changes, min(5, top))]
@@ -99,7 +103,7 @@ def score_report(
     )
     text = [
         sentence,
-        f"{_described(problem, job)} Influence is exact for removals that change little; `pellucid influence truth` "
+        f"{described(problem, job)} Influence is exact for removals that change little; `pellucid influence truth` "
         "checks it by retraining.",
     ]
     results = {
@@ -114,11 +118,11 @@ def score_report(
             }
             for i, group in enumerate(drawn)
         ]  # fmt: skip
-    config = _config(
+    config = config_of(
         problem, test_point=test_point, order=order, top=top, groups=groups, damping=damping, solver=solver
     )
     title = "Influential training data"
-    return _report("score", title, config, problem, [Section(title, text, figures, [table])], results, sentence)
+    return report_of("score", title, config, problem, [Section(title, text, figures, [table])], results, sentence)
 
 
 def truth_report(
@@ -149,110 +153,21 @@ def truth_report(
     Raises:
         PellucidError: what is wrong with the data, the model, the options or the Hessian.
     """
-    data = _data(problem)
+    data = data_of(problem)
     drawn = draw_groups(data, groups, fractions, count, problem.seed)
     job, _ = trained(problem, data)
     job = with_test(job, test_point)
     found = compare(job, drawn, ledger, solver=solver, damping=damping, seed=problem.seed, **options)
     section = comparison_section(found)
-    section = Section(section.title, [_described(problem, job), *section.text], section.figures, section.tables)
-    config = _config(
+    section = Section(section.title, [described(problem, job), *section.text], section.figures, section.tables)
+    config = config_of(
         problem, test_point=test_point, groups=groups, fractions=fractions, count=count, damping=damping, solver=solver,
         workers=options.get("workers", 0),
     )  # fmt: skip
     results = found.results() | {"accuracy": accuracy(job)}
-    return _report(
+    return report_of(
         "truth", "Influence against retraining", config, problem, [section], results, summary(found), found.notes
     )
-
-
-def select_report(
-    problem: Problem,
-    test_point: str,
-    ledger: Path,
-    *,
-    size: int,
-    direction: str = "increase",
-    damping: float = 0.0,
-    solver: str = "auto",
-    **options: Any,
-) -> Report:
-    """Choose the most influential group of a size, three ways and at random, and retrain without each.
-
-    Args:
-        problem: data and model.
-        test_point: see `jobs.pick_test`.
-        ledger: where finished retrainings are kept.
-        size: points in the group.
-        direction: `increase` or `decrease` the test loss.
-        damping: added to the Hessian's diagonal.
-        solver: see `solvers.resolve`.
-        options: of `leave_out`, such as `workers`.
-
-    Raises:
-        PellucidError: what is wrong with the data, the model, the options or the Hessian.
-    """
-    if direction not in ("increase", "decrease"):
-        raise OptionError(f"there is no direction {direction!r}: choose increase or decrease")
-    way: Direction = "increase" if direction == "increase" else "decrease"
-    data = _data(problem)
-    if not 1 <= size < len(data.inputs):
-        raise OptionError(f"size is {size}: choose from 1 to {len(data.inputs) - 1}, one less than the training points")
-    job, fit = trained(problem, data)
-    job = with_test(job, test_point)
-    objective = objective_of(job)
-    theta = objective.theta
-    quantity = test_gradients(job, objective, theta)
-    same: dict[str, Any] = {"direction": way, "solver": solver, "damping": damping}
-    chosen = [
-        first_order_top_k(objective, theta, quantity, size, **same),
-        second_order_relaxed(objective, theta, quantity, size, seed=problem.seed, **same),
-        adaptive_greedy(objective, theta, quantity, size, **same),
-    ]
-    control = random_groups(objective.n, [size], repeats=10, seed=problem.seed)
-    truth = leave_out(job, [c.indices for c in chosen] + [g.indices for g in control], ledger, **options)
-    changes = truth.changes[:, 0].tolist()
-    fraction = size / objective.n
-    selections = [
-        {
-            "method": c.method, "size": size, "fraction": fraction, "predicted": c.effect, "truth": change,
-            "points": c.indices,
-        }
-        for c, change in zip(chosen, changes, strict=False)
-    ]  # fmt: skip
-    at_random = changes[len(chosen) :]
-    groups = [Group(c.indices, c.method, fraction) for c in chosen]  # type: ignore[arg-type]
-    # The truth is in the ledger by now: comparing costs the estimates alone.
-    options.pop("retry_failed", None)
-    found = compare(job, groups, ledger, solver=solver, damping=damping, seed=problem.seed, **options)
-    sign = 1 if way == "increase" else -1
-    best = max(selections, key=lambda s: sign * s["truth"])
-    test = _test(job)
-    sentence = (
-        f"Of {objective.n} training points, the group of {size} found by {best['method']} changes the loss of test "
-        f"point {test} the most when the model is retrained without it: by {best['truth']:+.3g}. First-order top-k "
-        f"reaches {selections[0]['truth']:+.3g}, second-order {selections[1]['truth']:+.3g}, adaptive greedy "
-        f"{selections[2]['truth']:+.3g}; ten random groups {np.mean(at_random):+.2g} on average."
-    )
-    rows = [[s["method"], s["predicted"], s["truth"]] for s in selections]
-    rows.append(["ten random groups, mean", None, float(np.mean(at_random))])
-    table = Table(
-        "selection", ["chosen by", "its own prediction", "retrained"], rows,
-        f"Change of the test loss when the chosen group of {size} is removed.",
-    )  # fmt: skip
-    results = {
-        "test": test, "direction": way, "selections": selections, "random": at_random, "groups": found.records,
-        "gradient_norm": fit.gradient_norm, "accuracy": accuracy(job),
-    }  # fmt: skip
-    config = _config(
-        problem, test_point=test_point, size=size, direction=way, damping=damping, solver=solver,
-        workers=options.get("workers", 0),
-    )  # fmt: skip
-    title = "The most influential group"
-    methods, predicted = [c.method for c in chosen], [c.effect for c in chosen]
-    bars = selection_bars(methods, predicted, changes[: len(chosen)], float(np.mean(at_random)))
-    section = Section(title, [sentence, _described(problem, job)], [bars], [table])
-    return _report("select", title, config, problem, [section], results, sentence)
 
 
 def study_report(
@@ -303,15 +218,15 @@ def study_report(
 def study_settings(
     names: Sequence[str], scale: str, data: str | None, seeds: Sequence[int], steps: int | None = None
 ) -> list[StudySetting]:
-    """Return the settings of the names: iris; at the zoo's scale mnist5k (all of `CNNS`) or one of them; at the
-    thesis's one of `PAPER`, with data of yours.
+    """Return the settings of the names: iris; at the zoo's scale digits, mnist5k (all of `CNNS`), one of these, or
+    decay (fig. 3.5 c); at the thesis's one of `PAPER`, with data of yours.
 
     Raises:
         OptionError: there are no such settings, or data or steps are asked for where they have no place.
         DataError: the data cannot be read.
     """  # noqa: D205
     check_scale(scale)
-    known = ("iris", "mnist5k", *CNNS) if scale == "zoo" else ("iris", *PAPER)
+    known = ("iris", "digits", "mnist5k", *CNNS, "decay") if scale == "zoo" else ("iris", *PAPER)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise OptionError(f"there are no settings {', '.join(unknown)!r} at scale {scale}: choose {', '.join(known)}")
@@ -323,24 +238,29 @@ def study_settings(
     settings = iris_settings(scale, seeds) if "iris" in names else []
     if scale == "zoo":
         models = [name for name in CNNS if name in images or "mnist5k" in images]
-        return settings + image_settings(models, seeds)
+        settings += digits_settings(seeds) if "digits" in names else []
+        settings += image_settings(models, seeds)
+        return settings + (image_settings(["small_cnn"], seeds, FACTORS) if "decay" in names else [])
     return settings + (paper_settings(images, data, seeds, steps) if images and data is not None else [])
 
 
-def _data(problem: Problem) -> Data:
+def data_of(problem: Problem) -> Data:
+    """The problem's data, loaded."""
     from .datasets import load_data
 
     return load_data(problem.data, seed=problem.seed, limit=problem.limit)
 
 
-def _test(job: TruthJob) -> int:
+def test_of(job: TruthJob) -> int:
+    """Row of the job's one test point."""
     assert job.tests is not None
     return job.tests[0]
 
 
-def _described(problem: Problem, job: TruthJob) -> str:
+def described(problem: Problem, job: TruthJob) -> str:
+    """Model, data and test point in two sentences."""
     right = accuracy(job)
-    test = _test(job)
+    test = test_of(job)
     loss = build_loss(job.loss)
     objective = objective_of(job)
     with torch.no_grad():
@@ -356,14 +276,16 @@ def _described(problem: Problem, job: TruthJob) -> str:
     )
 
 
-def _config(problem: Problem, **more: Any) -> dict[str, Any]:
+def config_of(problem: Problem, **more: Any) -> dict[str, Any]:
+    """What a report says of how it was made."""
     return vars(problem) | more
 
 
-def _report(
+def report_of(
     command: str, title: str, config: dict[str, Any], problem: Problem, sections: list[Section], results: Any,
     sentence: str, notes: Sequence[str] = (),
 ) -> Report:  # fmt: skip
+    """A report in the form that all these commands share."""
     return Report(
         title=title, command=f"influence {command}", config=config, seed=problem.seed, device="cpu", sections=sections,
         results=results, summary=sentence, notes=notes,

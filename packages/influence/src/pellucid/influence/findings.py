@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pellucid.core.statistics import Estimate, bootstrap_mean
 
-from .settings import StudySetting
+from .settings import DECAY, StudySetting
 from .study import Study, StudyRow
 
 FEWEST = 3
@@ -62,8 +62,12 @@ def findings(study: Study, seed: int = 0) -> list[Finding]:
     for convolutional, nice in ((False, "feed-forward"), (True, "convolutional")):
         across(
             f"with weight decay above without ({nice} networks)", rho, _rho,
-            _decayed(True, convolutional), _decayed(False, convolutional),
+            _decayed(DECAY, convolutional), _decayed(0.0, convolutional),
         )  # fmt: skip
+    strongest = max((s.l2 for s, _ in outcomes if s.is_convolutional), default=0.0)
+    if strongest > DECAY:
+        across(f"weight decay {DECAY:g} above {strongest:g} (convolutional networks)", rho, _rho,
+               _decayed(DECAY, True), _decayed(strongest, True))  # fmt: skip
     if nets:
         depths = [_option(s, "depth") for s in nets]
         widths = [_option(s, "width") for s in nets]
@@ -81,7 +85,7 @@ def findings(study: Study, seed: int = 0) -> list[Finding]:
                    lambda row: log10(row.top_eigenvalue) if row.top_eigenvalue else None, far, near)  # fmt: skip
     across(
         "parameter changes are misjudged more without weight decay", "|log10 of predicted / retrained norm|, median",
-        _misjudged, _decayed(False, False), _decayed(True, False),
+        _misjudged, _decayed(0.0, False), _decayed(DECAY, False),
     )  # fmt: skip
     within("exact above stochastic estimation", rho, _paired_rho, lambda row: _value(row.correlation("stochastic")))
     within("most influential points above those at the 30th percentile", "Spearman, test point of highest loss",
@@ -132,8 +136,8 @@ def _rest(setting: StudySetting, *without: str) -> Key:
     return (setting.model, setting.data, setting.seed, options, *(() if "l2" in without else (setting.l2,)))
 
 
-def _decayed(decay: bool, convolutional: bool) -> Callable[[StudySetting], Key | None]:
-    return lambda s: _rest(s, "l2") if bool(s.l2) == decay and s.is_convolutional == convolutional else None
+def _decayed(factor: float, convolutional: bool) -> Callable[[StudySetting], Key | None]:
+    return lambda s: _rest(s, "l2") if s.l2 == factor and s.is_convolutional == convolutional else None
 
 
 def _at(name: str, value: Any) -> Callable[[StudySetting], Key | None]:

@@ -15,6 +15,12 @@ TESTS = ("highest-loss", "median-loss")
 IRIS_TOP = 1 / 6
 """Share of Iris's training points, the most influential ones, that correlations are taken over (thesis: 16.6%)."""
 
+DECAY = 0.001
+"""The thesis's factor of weight decay."""
+
+FACTORS = (0.0001, 0.01, 0.1)
+"""The other factors of fig. 3.5 c."""
+
 Option = tuple[str, int | str]
 
 
@@ -60,9 +66,10 @@ class StudySetting:
 
     @property
     def label(self) -> str:
-        """What tells the setting from others, whatever its seed, such as `iris mlp tanh depth 1 width 5, decay`."""
+        """What tells it from others, whatever its seed, such as `iris mlp tanh depth 1 width 5, decay 0.001`."""
         words = [str(value) if name == "activation" else f"{name} {value}" for name, value in self.options]
-        return " ".join([Path(self.data).stem, self.model, *words]) + (", decay" if self.l2 else ", no decay")
+        decay = f"decay {self.l2:g}" if self.l2 else "no decay"
+        return " ".join([Path(self.data).stem, self.model, *words]) + f", {decay}"
 
     @property
     def is_convolutional(self) -> bool:
@@ -87,9 +94,9 @@ def iris_settings(scale: str = "zoo", seeds: Sequence[int] = range(5)) -> list[S
     else:
         recipe, retraining = Recipe(2500, 0.02, "adam", schedule="cosine"), Recipe(600, 0.05, "sgd")
         depths, widths, steps = [1, 3, 5, 8], [5, 20, 50], 600
-    shapes = [("tanh", depth, 5, 0.001) for depth in depths]
-    shapes += [("tanh", 1, width, 0.001) for width in widths if width != 5]
-    shapes += [("tanh", 1, 5, 0.0), ("relu", 1, 5, 0.001), ("relu", 1, 5, 0.0)]
+    shapes = [("tanh", depth, 5, DECAY) for depth in depths]
+    shapes += [("tanh", 1, width, DECAY) for width in widths if width != 5]
+    shapes += [("tanh", 1, 5, 0.0), ("relu", 1, 5, DECAY), ("relu", 1, 5, 0.0)]
     return [
         StudySetting(
             "mlp", (("activation", activation), ("depth", depth), ("width", width)), "iris", l2, seed, recipe,
@@ -100,7 +107,23 @@ def iris_settings(scale: str = "zoo", seeds: Sequence[int] = range(5)) -> list[S
     ]  # fmt: skip
 
 
-def image_settings(models: Sequence[str], seeds: Sequence[int] = (0,)) -> list[StudySetting]:
+def digits_settings(seeds: Sequence[int] = range(5)) -> list[StudySetting]:
+    """Return feed-forward networks on 1,000 digits of 8x8, exact Hessian: depths 1 and 3, with decay and without."""
+    recipe, retraining = Recipe(1500, 0.01, "adam", schedule="cosine"), Recipe(200, 0.05, "sgd")
+    return [
+        StudySetting(
+            "mlp", (("activation", "tanh"), ("depth", depth), ("width", 10)), "digits", l2, seed, recipe, retraining,
+            top=20, low=20, damping=0.001, lissa_steps=600, limit=1000,
+        )
+        for seed in seeds
+        for depth in (1, 3)
+        for l2 in (DECAY, 0.0)
+    ]  # fmt: skip
+
+
+def image_settings(
+    models: Sequence[str], seeds: Sequence[int] = (0,), factors: Sequence[float] = (DECAY, 0.0)
+) -> list[StudySetting]:
     """Return table 3.1 at the zoo's scale: small convolutional networks on MNIST-5k, with weight decay and without.
 
     Retraining takes 6% of the steps, as in the thesis; correlations are over 20 points at each place, where the
@@ -109,6 +132,7 @@ def image_settings(models: Sequence[str], seeds: Sequence[int] = (0,)) -> list[S
     Args:
         models: such as small_cnn, lenet, narrow_vgg and narrow_resnet.
         seeds: each setting is repeated with each.
+        factors: of weight decay; `(*FACTORS, DECAY)` with the small CNN is fig. 3.5 c.
     """
     recipe = Recipe(2000, 0.003, "adam", batch=128, schedule="cosine")
     return [
@@ -118,7 +142,7 @@ def image_settings(models: Sequence[str], seeds: Sequence[int] = (0,)) -> list[S
         )
         for seed in seeds
         for model in models
-        for l2 in (0.001, 0.0)
+        for l2 in factors
     ]  # fmt: skip
 
 
@@ -151,7 +175,7 @@ def paper_settings(
                 curvature=False, lissa_steps=5000, single=True, content=content,
             )
             for seed in seeds
-            for l2 in (0.001, 0.0)
+            for l2 in (DECAY, 0.0)
         ]  # fmt: skip
     return found
 

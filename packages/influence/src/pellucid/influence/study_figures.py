@@ -9,7 +9,7 @@ from pellucid.core.report import COLOURS, Figure, Section, Table, new_figure
 from pellucid.core.statistics import Estimate, bootstrap_mean
 
 from .findings import Finding, findings
-from .settings import StudySetting
+from .settings import DECAY, StudySetting
 from .study import Quantity, Study, StudyRow, Subset
 
 Outcomes = list[tuple[StudySetting, StudyRow]]
@@ -18,7 +18,8 @@ Outcomes = list[tuple[StudySetting, StudyRow]]
 def study_section(study: Study, seed: int = 0, title: str = "How fragile influence is") -> Section:
     """A study as a section of a report: findings, figures 3.3 to 3.5 of the thesis, table 3.1's columns."""
     found = findings(study, seed)
-    figures = [f for f in (_axis(study, "depth"), _axis(study, "width"), _decay(study), _norms(study)) if f is not None]
+    drawn = (_axis(study, "depth"), _axis(study, "width"), _decay(study), _factors(study), _norms(study))
+    figures = [figure for figure in drawn if figure is not None]
     seeds = {s.seed for s, _ in study.outcomes}
     text = [
         f"{len(study.outcomes)} networks were trained, {len(seeds)} seed(s) a setting; a seed decides the split, the "
@@ -148,7 +149,9 @@ def _decay(study: Study) -> Figure | None:
     """Correlations with and without weight decay, over top and less influential points (fig. 3.5, table 3.1)."""
     labels: dict[str, dict[bool, Outcomes]] = {}
     for setting, row in study.outcomes:
-        labels.setdefault(setting.label.rpartition(", ")[0], {}).setdefault(bool(setting.l2), []).append((setting, row))
+        if setting.l2 in (0.0, DECAY):
+            bare = setting.label.rpartition(", ")[0]
+            labels.setdefault(bare, {}).setdefault(bool(setting.l2), []).append((setting, row))
     pairs = {label: part for label, part in labels.items() if len(part) == 2}
     if not pairs:
         return None
@@ -180,6 +183,30 @@ def _decay(study: Study) -> Figure | None:
         "decay", canvas,
         "Spearman correlation of influence with retraining for the test point of highest loss, with weight decay and "
         "without. Means over seeds, 95 % intervals (thesis fig. 3.5, table 3.1).",
+        "; ".join(said) + ".",
+    )  # fmt: skip
+
+
+def _factors(study: Study) -> Figure | None:
+    """Correlation against the factor of weight decay, for either test point (fig. 3.5 c)."""
+    cnn = [(s, r) for s, r in study.outcomes if s.model == "small_cnn" and s.l2]
+    factors = sorted({s.l2 for s, _ in cnn})
+    if len(factors) < 3:
+        return None
+    canvas, axes = new_figure(width=5.6, height=3.6)
+    said = []
+    with figure_style():
+        for test, label in enumerate(("highest loss", "median loss")):
+            got = [_mean([r.correlation(test=test) for s, r in cnn if s.l2 == factor]) for factor in factors]
+            _errorbars(axes, [f * (1 + 0.06 * test) for f in factors], got, label, COLOURS[test], "os"[test])
+            said.append(f"{label}: " + ", ".join(f"{f:g}: {e}" for f, e in zip(factors, got, strict=True)))
+        axes.set(xscale="log", xlabel="factor of weight decay", ylabel="Spearman with retraining")
+        axes.set(ylim=(min(0.0, axes.get_ylim()[0]), 1.05))
+        axes.legend(fontsize=9, loc="lower left", title="test point of")
+    return Figure(
+        "factors", canvas,
+        "Spearman correlation of influence with retraining over the most influential points, small CNN, against the "
+        "factor of weight decay. Means over seeds, 95 % intervals (thesis fig. 3.5 c).",
         "; ".join(said) + ".",
     )  # fmt: skip
 
