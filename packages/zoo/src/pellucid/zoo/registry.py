@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pellucid.core.errors import DataError
 
-from . import countries, mnist5k, smollm2
+from . import animals, countries, mnist5k, smollm2
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,24 @@ ASSETS = {
             mnist5k.mnist5k,
             mnist5k.cached,
         ),
+        Asset(
+            "animals",
+            "10,000 silhouettes of ten animals, 28x28, with their labels",
+            "7.9 MB",
+            "MIT",
+            "PyPI animal-mnist",
+            animals.animals,
+            animals.cached,
+        ),
+        Asset(
+            "animals",
+            "10,000 animal silhouettes of 28x28 with their labels",
+            "7.9 MB",
+            "MIT",
+            "PyPI animal-mnist",
+            animals.animals,
+            animals.cached,
+        ),
     )
 }
 
@@ -70,8 +88,8 @@ def resolve(name: str) -> Path:
     """Prepare an asset where that is still to be done, and return its path.
 
     Args:
-        name: a key of `ASSETS`: `smollm2` (a folder), `countries` (a JSON Lines file) or `mnist5k` (a safetensors
-            file).
+        name: a key of `ASSETS`: `smollm2` (a folder), `countries` (a JSON Lines file), `mnist5k` or `animals`
+            (safetensors files).
 
     Raises:
         DataError: there is no such asset, its source is not installed, or the cache cannot be written.
