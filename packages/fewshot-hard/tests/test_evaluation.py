@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from pellucid.core.errors import DataError, OptionError, SweepError
+from pellucid.core.errors import DataError, ModelError, OptionError, SweepError
 from pellucid.core.statistics import bootstrap_difference, bootstrap_mean
 from pellucid.fewshot_hard.backbones import load_backbone
 from pellucid.fewshot_hard.classifiers import linear_accuracy
-from pellucid.fewshot_hard.evaluation import Judge, evaluate
+from pellucid.fewshot_hard.evaluation import Judge, Spec, _Backbones, _Tuning, evaluate
 from pellucid.fewshot_hard.fine_tuning import FineTuning, fine_tuned_accuracy
 from pellucid.fewshot_hard.images import load_images
 from pellucid.fewshot_hard.pools import Pool
@@ -14,7 +14,7 @@ from pellucid.fewshot_hard.samplers import sample_tasks
 from pellucid.fewshot_hard.selection import harden
 from pellucid.fewshot_hard.tasks import flat
 
-CONV = "conv4:16,16"
+CONV = "conv4:16/16"
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,16 @@ def test_a_classifier_that_fails_is_told_and_can_be_tried_again(images, pool, ta
     judge = [Judge("conv", pool, CONV, "random")]
     with pytest.raises(SweepError, match=r"1 of 1 trials are missing .*diverged.* lower lr"):
         evaluate(tasks[:1], judge, tmp_path, methods=("finetune",), images=images, tuning=tuning)
+
+
+def test_a_worker_refuses_other_weights_than_the_keys_say(images, tmp_path):
+    right = load_backbone(CONV, weights="random").revision
+    specs = {"same": Spec(CONV, "random", right), "other": Spec(CONV, "random", "sha256:0")}
+    backbones = _Backbones(_Tuning(FineTuning(), np.arange(2), images, specs, "cpu"))
+    assert backbones.get("same") is backbones.get("same")
+    for _ in range(2):
+        with pytest.raises(ModelError, match="has other weights on a worker than here"):
+            backbones.get("other")
 
 
 def test_what_cannot_be_evaluated_is_told_at_once(images, pool, tasks, tmp_path):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 SHORT = Episodes(count=6, way=3, shot=2, query=3)
 OPTIONS = {"weights": "random", "every": 2, "tasks": 8}
 
-CONV = "conv4:16,16"
+CONV = "conv4:16/16"
 
 
 @pytest.fixture(scope="module")

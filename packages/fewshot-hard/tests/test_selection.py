@@ -254,14 +254,10 @@ from pellucid.fewshot_hard.pools import Pool
 from pellucid.fewshot_hard.selection import harden
 from pellucid.fewshot_hard.tasks import Task
 
-class Ids:
-    def __len__(self): return n
-    def __getitem__(self, i): return str(i)
-
 n, dim, classes = 300_000, 128, 1000
 held = np.memmap(sys.argv[1], np.float32, "r", shape=(n, dim))
 labels = np.arange(n) % classes
-pool = Pool(held, labels, tuple(map(str, range(classes))), Ids())
+pool = Pool(held, labels, tuple(map(str, range(classes))), list(map(str, range(n))))
 random = np.random.default_rng(0)
 tasks = []
 for seed in range(40):

@@ -112,7 +112,8 @@ def joined(texts: Sequence[str], name: str) -> NDArray[np.uint8]:
 
 
 def _npz(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as archive:
+    # Opened here: of a damaged archive NumPy would leave the file open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 

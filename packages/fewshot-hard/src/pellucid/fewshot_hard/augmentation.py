@@ -22,7 +22,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         (n, 3, h, w), on the images' device; the given tensor is not changed.
     """
-    n, _, height, width = images.shape
+    n = len(images)
 
     def draw(low: float, high: float) -> Tensor:
         return torch.empty(n, 1, 1, 1).uniform_(low, high, generator=generator).to(images)
@@ -32,6 +32,12 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     images = (images - grey) * draw(0, 2) + grey
     middle = images.mean(dim=(1, 2, 3), keepdim=True)
     images = (images - middle) * draw(0.5, 1.5) + middle
+    return translate(images, generator)
+
+
+def translate(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the images (n, 3, h, w), each moved by up to an eighth of each side; see `augment`."""
+    n, _, height, width = images.shape
     rows, columns = (_places(n, side, generator).to(images.device) for side in (height, width))
     each = torch.arange(n, device=images.device)
     return images[each[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()

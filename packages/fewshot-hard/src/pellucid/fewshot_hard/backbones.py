@@ -60,7 +60,7 @@ def load_backbone(spec: str, weights: str | Path | None = None, device: str = "c
 
             - `pixels`: the pixels' values, 0 to 1, as they are; `pixels:SIZE` resizes images to SIZE x SIZE first.
             - `conv4`: the four-layer network of few-shot learning (Snell et al. 2017), 64 channels wide, for images of
-              84x84; `conv4:WIDTH,SIZE` sets both, such as `conv4:64,28` for small drawings.
+              84x84; `conv4:WIDTH/SIZE` sets both, such as `conv4:64/28` for small drawings.
             - `timm:NAME` or `timm:FOLDER`: a timm model without its classifier.
             - `open_clip:ARCH/PRETRAINED` or `open_clip:FOLDER`: the image tower of a CLIP, such as
               `open_clip:ViT-B-32/laion2b_s34b_b79k`.
@@ -152,9 +152,9 @@ def _pixels(images: Sequence[NDArray[np.uint8]], size: int | None, colour: bool 
 
 
 def _numbers(spec: str, text: str, count: int) -> list[int]:
-    parts = text.split(",")
+    parts = text.split("/")
     if len(parts) != count or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise OptionError(f"{spec!r} does not say its size: write pixels:SIZE or conv4:WIDTH,SIZE, in whole numbers")
+        raise OptionError(f"{spec!r} does not say its size: write pixels:SIZE or conv4:WIDTH/SIZE, in whole numbers")
     return [int(part) for part in parts]
 
 

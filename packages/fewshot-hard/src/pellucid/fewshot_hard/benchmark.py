@@ -17,7 +17,7 @@ from pellucid.core.statistics import bootstrap_mean
 from .layouts import check_dataset, layout_names, load_layout, read_dataset
 from .pools import Pool
 from .samplers import sample_tasks
-from .selection import Method, harden
+from .selection import Method, ease, harden
 from .task_files import save_tasks
 from .tasks import Task
 
@@ -177,7 +177,8 @@ def _tasks(name: str, pool: Pool, out: Path, settings: dict[str, Any], seconds: 
     for kind in ("hard", "easy"):
         began = time.perf_counter()
         with progress(f"{name}: {kind} tasks", settings["count"]) as advance:
-            made[kind] = harden(pool, made["default"], method, kind=kind, seed=seed, advance=advance)
+            choose = harden if kind == "hard" else ease
+            made[kind] = choose(pool, made["default"], method, seed=seed, advance=advance)
         seconds[kind] = time.perf_counter() - began
     from .prototypes import accuracy
 

@@ -70,7 +70,7 @@ def embed(
 def meta_train(
     out: Out,
     images: Images = "zoo:mnist5k",
-    backbone: Backbone = "conv4",
+    backbone: Backbone = "conv4:64/28",
     weights: Weights = None,
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="Tasks to train on, one step each.")] = 1000,
     way: Way = 5,

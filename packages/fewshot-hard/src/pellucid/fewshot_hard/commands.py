@@ -16,6 +16,7 @@ from .pools import Pool, load_pool, save_pool
 from .task_files import load_tasks
 
 if TYPE_CHECKING:
+    from .evaluation import Judge
     from .images import ImageSet
 
 
@@ -196,7 +197,7 @@ def meta_train_report(
     """
     from .meta_training import Episodes, meta_train
 
-    start = "random" if weights is None and backbone == "conv4" else weights
+    start = "random" if weights is None and backbone.startswith("conv4") else weights
     settings = Episodes(count=episodes, way=way, shot=shot, query=query, lr=lr, seed=seed)
     found = meta_train(_load_images(images), backbone, out, settings, weights=start, held_out=held_out, device=device)
     first, last = found.curve[0].accuracy, found.curve[-1].accuracy
@@ -255,7 +256,7 @@ def evaluate_report(
     held = None if images is None else _load_images(images)
     judges = [Judge(Path(file).stem, load_pool(Path(file))) for file in pools]
     if held is not None:
-        judges += [Judge(each, None, *_backbone(each)) for each in backbones]
+        judges += [_judge(each) for each in backbones]
     pool = judges[0].pool or _bare(held)
     given = [task for file in tasks for task in load_tasks(Path(file), pool).tasks]
     found = evaluate(
@@ -305,9 +306,14 @@ def _bare(images: "ImageSet | None") -> Pool:
     return Pool(nothing, images.labels, images.classes, images.ids, contents=images.contents)
 
 
-def _backbone(text: str) -> tuple[str, str | None]:
+def _judge(text: str) -> "Judge":
+    """The backbone NAME, or NAME=WEIGHTS, called by its weights' folder and name."""
+    from .evaluation import Judge
+
     name, _, weights = text.partition("=")
-    return name, weights or None
+    path = Path(weights)
+    label = f"{name.partition(':')[0]} ({path.parent.name}/{path.stem})" if weights.endswith(".safetensors") else text
+    return Judge(label, None, name, weights or None)
 
 
 def _load_images(source: str) -> "ImageSet":

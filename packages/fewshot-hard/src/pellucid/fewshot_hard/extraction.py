@@ -16,7 +16,7 @@ from .figures import accuracy_bars
 from .pools import Pool
 from .prototypes import Distance, accuracy, predictions
 from .samplers import Sampler, sample_tasks
-from .selection import Method, harden
+from .selection import Method, ease, harden
 from .sheets import Picture, contact_sheet
 from .task_files import save_tasks
 from .tasks import Kind, Task
@@ -67,7 +67,7 @@ def extract(
         way: classes of a task.
         shot: support images a class.
         query: query images a class.
-        method: see `selection.harden`, also for `distance`, `alpha` and `rounds`.
+        method: of hard tasks, see `selection.harden`, also for `distance`, `alpha` and `rounds`; and `selection.ease`.
         distance: euclidean or cosine.
         alpha: learning rate.
         rounds: of greedy search.
@@ -86,8 +86,8 @@ def extract(
     for kind in ("hard", "easy"):
         began = time.perf_counter()
         with progress(f"Choosing {kind} supports", count) as advance:
-            tasks[kind] = harden(
-                pool, tasks["default"], method, kind=kind, distance=distance, alpha=alpha, rounds=rounds, seed=seed,
+            tasks[kind] = (harden if kind == "hard" else ease)(
+                pool, tasks["default"], method, distance=distance, alpha=alpha, rounds=rounds, seed=seed,
                 advance=advance,
             )  # fmt: skip
         seconds[kind] = (time.perf_counter() - began) / count

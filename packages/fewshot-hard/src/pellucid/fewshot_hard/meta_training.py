@@ -19,7 +19,7 @@ from pellucid.core.statistics import Estimate, bootstrap_mean
 from pellucid.core.sweeps import digest
 from torch import Tensor, nn
 
-from .augmentation import augment
+from .augmentation import translate
 from .backbones import Backbone, load_backbone
 from .fine_tuning import class_means, prototype_logits
 from .images import ImageSet
@@ -51,7 +51,7 @@ class Episodes:
         lr: learning rate of the first episode; it falls to 0 along a cosine.
         optimizer: adam, or sgd with momentum 0.9.
         distance: of queries from prototypes: euclidean (Snell et al., 2017), or cosine with a fixed scale.
-        augmented: change colours and places of the images, see `augmentation.augment`.
+        augmented: move each image by up to an eighth of each side, see `augmentation.translate`.
         seed: of episodes and augmentation.
     """
 
@@ -229,7 +229,7 @@ class _Run:
         device = next(module.parameters()).device
         batch = self.backbone.prepare(pictures).to(device)
         if settings.augmented:
-            batch = augment(batch, torch.Generator().manual_seed(seed))
+            batch = translate(batch, torch.Generator().manual_seed(seed))
         self.optimizer.zero_grad()
         loss = episode_loss(module(batch), task, settings.distance)
         if not torch.isfinite(loss):

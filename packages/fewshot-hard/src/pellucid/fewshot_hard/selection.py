@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pellucid.core.errors import OptionError
@@ -79,6 +79,24 @@ def harden(
         if advance is not None:
             advance(len(part))
     return found
+
+
+def ease(pool: Pool, tasks: Sequence[Task], method: Method = "fastdiffsel", **options: Any) -> list[Task]:
+    """Return easy tasks by the method, or by one round of `greedy` where the method takes gradient steps.
+
+    Minimising with gradient steps (thesis 4.5.3) picks extreme images too: on raw pixels of MNIST-5k (5-way 5-shot, 40
+    tasks) accuracy falls from 0.75 to 0.65 with one step, on animals from 0.56 to 0.41; one greedy round raises it to
+    0.99 and 0.85.
+
+    Args:
+        pool: see `harden`, also for `tasks`.
+        tasks: default tasks.
+        method: what chooses the hard tasks.
+        options: of `harden`.
+    """
+    if method in ("fastdiffsel", "steps"):
+        method, options = "greedy", options | {"rounds": 1}
+    return harden(pool, tasks, method, kind="easy", **options)
 
 
 def _stepped(
