@@ -83,7 +83,8 @@ def write_pool(
     texts = {"classes": classes, "ids": ids} | ({"annotation_names": list(annotations)} if annotations else {})
     with _replacing(path) as file:
         if suffix == ".npz":
-            np.savez(file, **arrays, **{name: _array(each, name) for name, each in texts.items()})
+            arrays |= {name: _array(each, name) for name, each in texts.items()}
+            np.savez(file, **arrays)
         elif suffix == ".safetensors":
             _write_safetensors(file, arrays | {name: joined(each, name) for name, each in texts.items()})
         else:

@@ -64,15 +64,6 @@ ASSETS = {
         ),
         Asset(
             "animals",
-            "10,000 silhouettes of ten animals, 28x28, with their labels",
-            "7.9 MB",
-            "MIT",
-            "PyPI animal-mnist",
-            animals.animals,
-            animals.cached,
-        ),
-        Asset(
-            "animals",
             "10,000 animal silhouettes of 28x28 with their labels",
             "7.9 MB",
             "MIT",
