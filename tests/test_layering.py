@@ -14,7 +14,9 @@ def test_import_rules_hold():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("package", ["pellucid.core", "pellucid.influence", "pellucid.qa_circuits", "pellucid.zoo"])
+@pytest.mark.parametrize(
+    "package", ["pellucid.core", "pellucid.fewshot_hard", "pellucid.influence", "pellucid.qa_circuits", "pellucid.zoo"]
+)
 def test_a_package_import_is_light(package):
     heavy = "torch", "ray", "diffusers", "matplotlib", "transformers", "bitsandbytes"
     code = f"import sys, {package}; print([m for m in {heavy} if m in sys.modules])"

