@@ -184,17 +184,16 @@ def test_hard_is_harder_and_easy_easier_than_default(digits, distance, shots):
     tasks = fixed(digits, 200, shots=shots)
     default = bootstrap_mean(accuracy(digits, tasks, distance), 0)
     losses = query_loss(digits, tasks, distance)
-    for method in METHODS:
-        hard = harden(digits, tasks, method, distance=distance)
-        assert query_loss(digits, hard, distance).mean() > losses.mean()
+    # The slower methods get by with fewer tasks: their effect is the larger one.
+    for method, some in (("fastdiffsel", 200), ("steps", 200), ("swap", 30), ("greedy", 30)):
+        hard = harden(digits, tasks[:some], method, distance=distance)
+        assert query_loss(digits, hard, distance).mean() > losses[:some].mean()
         assert bootstrap_mean(accuracy(digits, hard, distance), 0).high < default.low
-    for method in METHODS:
-        easy = harden(digits, tasks[:100], method, kind="easy", distance=distance)
-        assert query_loss(digits, easy, distance).mean() < losses[:100].mean()
+        easy = harden(digits, tasks[:some], method, kind="easy", distance=distance)
+        assert query_loss(digits, easy, distance).mean() < losses[:some].mean()
         # One step lowers the loss, but in cosines at five shots not clearly the errors.
         if method != "fastdiffsel":
-            ours, theirs = accuracy(digits, easy, distance), accuracy(digits, tasks[:100], distance)
-            assert bootstrap_mean(ours, 0).low > bootstrap_mean(theirs, 0).high
+            assert bootstrap_mean(accuracy(digits, easy, distance), 0).low > default.high
 
 
 @pytest.mark.parametrize("kind", ["hard", "easy"])
@@ -202,14 +201,14 @@ def test_hard_is_harder_and_easy_easier_than_default(digits, distance, shots):
 def test_swaps_never_end_on_the_wrong_side_of_greedy(digits, distance, kind):
     sign = 1 if kind == "hard" else -1
     tasks = [*fixed(digits, 15), *fixed(digits, 10, shots=5, seed=1), *variable(digits, 10)]
-    for rounds in (1, 3):
-        reached = query_loss(digits, harden(digits, tasks, "greedy", kind=kind, distance=distance, rounds=rounds))
-        ours = query_loss(digits, harden(digits, tasks, "swap", kind=kind, distance=distance))
-        if distance == "euclidean":
-            assert (sign * (ours - reached) >= -1e-8 * (1 + reached)).all()
-    best = query_loss(digits, harden(digits, tasks, "greedy", kind=kind, distance=distance), distance)
-    ours = query_loss(digits, harden(digits, tasks, "swap", kind=kind, distance=distance), distance)
-    assert (sign * (ours - best) >= -1e-8 * (1 + best)).all()
+    options = {"kind": kind, "distance": distance}
+    ours = harden(digits, tasks, "swap", **options)
+    for rounds in (1, 3, 100):
+        reached = query_loss(digits, harden(digits, tasks, "greedy", rounds=rounds, **options), distance)
+        assert (sign * (query_loss(digits, ours, distance) - reached) >= -1e-8 * (1 + reached)).all()
+    # Once nothing changes for greedy search, swaps make no fewer errors either (no more, for easy tasks).
+    settled = accuracy(digits, harden(digits, tasks, "greedy", rounds=100, **options), distance)
+    assert (sign * (settled - accuracy(digits, ours, distance)) >= 0).all()
 
 
 def test_large_classes_are_searched_by_their_most_promising(monkeypatch):
@@ -260,7 +259,7 @@ labels = np.arange(n) % classes
 pool = Pool(held, labels, tuple(map(str, range(classes))), list(map(str, range(n))))
 random = np.random.default_rng(0)
 tasks = []
-for seed in range(40):
+for seed in range(16):
     chosen = random.choice(classes, 5, replace=False)
     rows = [random.choice(pool.members[c], 15, replace=False).tolist() for c in chosen]
     support, query = tuple(tuple(r[:5]) for r in rows), tuple(tuple(r[5:]) for r in rows)
@@ -270,7 +269,7 @@ candidates._KEPT = 32 << 20
 mapped = sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (mapped + (96 << 20),) * 2)
 for method in ("fastdiffsel", "swap"):
-    assert len(harden(pool, tasks, method)) == 40
+    assert len(harden(pool, tasks, method)) == 16
 try:
     np.array(held)
 except MemoryError:

@@ -78,6 +78,26 @@ def influence(
     _write("influence", run, out, config, seed, fresh, as_json, tables)
 
 
+@app.command()
+def fewshot(
+    out: Out = Path("runs/bench-fewshot"),
+    tasks: Annotated[int, typer.Option("-n", min=2, help="Tasks of each pool and number of shots.")] = 200,
+    slow: Annotated[int, typer.Option("--slow", min=1, help="Of those, greedily searched the obvious way.")] = 10,
+    many: Annotated[int, typer.Option("--many", min=2, help="Tasks of the large pool.")] = 1000,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Hold the selectors of hard few-shot tasks against greedy search: accuracy reached, and time."""
+    from .fewshot import measure, summary, tables
+
+    def run() -> tuple[dict[str, Any], str]:
+        found = measure(tasks, slow, many, seed)
+        return found, summary(found)
+
+    _write("fewshot", run, out, {"tasks": tasks, "slow": slow, "many": many}, seed, fresh, as_json, tables)
+
+
 def _write(
     name: str,
     run: Any,

@@ -29,9 +29,7 @@ _LEAVING = 8
 """Images of a class that are considered for leaving, against every candidate: those of the least worth."""
 
 
-def swap(
-    candidates: Candidates, task: Task, board: Board, starts: Sequence[Picks], finished: int = FINISHED
-) -> tuple[tuple[int, ...], ...]:
+def swap(candidates: Candidates, task: Task, board: Board, starts: Sequence[Picks]) -> tuple[tuple[int, ...], ...]:
     """Return the support of the largest loss (the smallest, where the board's sign is -1) reached from any start.
 
     The task's own support goes through exact swaps as well: where no class has more than `WIDTH` images, that is greedy
@@ -43,10 +41,9 @@ def swap(
         task: whose support is replaced.
         board: of this task.
         starts: further supports to climb from.
-        finished: how many of the climbed starts are finished by exact swaps.
     """
     climbed, worth = climb(board, starts)
-    order = np.argsort(-worth, kind="stable")[:finished]
+    order = np.argsort(-worth, kind="stable")[:FINISHED]
     found: Picks = candidates.start(task, board.allowed)
     most = least = -np.inf
     reached: set[tuple[tuple[int, ...], ...]] = set()
