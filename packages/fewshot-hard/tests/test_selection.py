@@ -189,8 +189,8 @@ def test_hard_is_harder_and_easy_easier_than_default(digits, distance, shots):
         hard = harden(digits, tasks[:some], method, distance=distance)
         assert query_loss(digits, hard, distance).mean() > losses[:some].mean()
         assert bootstrap_mean(accuracy(digits, hard, distance), 0).high < default.low
-        easy = harden(digits, tasks[:some], method, kind="easy", distance=distance)
-        assert query_loss(digits, easy, distance).mean() < losses[:some].mean()
+        easy = harden(digits, tasks[: some // 2], method, kind="easy", distance=distance)
+        assert query_loss(digits, easy, distance).mean() < losses[: some // 2].mean()
         # One step lowers the loss, but in cosines at five shots not clearly the errors.
         if method != "fastdiffsel":
             assert bootstrap_mean(accuracy(digits, easy, distance), 0).low > default.high
