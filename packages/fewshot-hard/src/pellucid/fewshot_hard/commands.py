@@ -153,7 +153,7 @@ def embed_report(images: str, backbone: str, out: Path, *, weights: str | None =
     save_pool(pool, out / "pool.safetensors")
     sentence = f"{len(pool)} images of {len(pool.classes)} classes are embedded in {pool.dim} dimensions by {backbone}."
     if held.skipped:
-        sentence += f" {len(held.skipped)} files could not be read and are left out."
+        sentence += f" Files left out because they could not be read: {len(held.skipped)}."
     counts = np.bincount(pool.labels, minlength=len(pool.classes)).tolist()
     tables = [Table("classes", ["class", "images"], list(map(list, zip(pool.classes, counts, strict=True))), "Images.")]
     if held.skipped:
