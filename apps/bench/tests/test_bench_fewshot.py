@@ -60,6 +60,8 @@ def test_the_command_writes_its_tables(found, tmp_path, monkeypatch):
     results = json.loads((tmp_path / "out" / "result.json").read_text())["results"]
     assert len(results["rows"]) == 16
     assert {file.stem for file in (tmp_path / "out" / "tables").iterdir()} == {"selectors", "large"}
+    drawn = {file.stem for file in (tmp_path / "out" / "figures").iterdir()}
+    assert drawn == {"extraction-blobs-1-shot", "extraction-blobs-5-shot"}
 
 
 def test_too_few_tasks_are_refused():

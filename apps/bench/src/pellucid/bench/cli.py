@@ -89,13 +89,13 @@ def fewshot(
     as_json: Json = False,
 ) -> None:
     """Hold the selectors of hard few-shot tasks against greedy search: accuracy reached, and time."""
-    from .fewshot import measure, summary, tables
+    from .fewshot import figures, measure, summary, tables
 
     def run() -> tuple[dict[str, Any], str]:
         found = measure(tasks, slow, many, seed)
         return found, summary(found)
 
-    _write("fewshot", run, out, {"tasks": tasks, "slow": slow, "many": many}, seed, fresh, as_json, tables)
+    _write("fewshot", run, out, {"tasks": tasks, "slow": slow, "many": many}, seed, fresh, as_json, tables, figures)
 
 
 def _write(
@@ -107,6 +107,7 @@ def _write(
     fresh: bool,
     as_json: bool,
     tables: Any = None,
+    figures: Any = None,
 ) -> None:
     from pellucid.core.outfolder import prepare_out
     from pellucid.core.report import Report, Section, Table
@@ -125,7 +126,7 @@ def _write(
         config=config,
         seed=seed,
         device="cpu",
-        sections=[Section("Measurements", [finding], [], shown)],
+        sections=[Section("Measurements", [finding], [] if figures is None else figures(found), shown)],
         results=found,
         summary=finding,
     )

@@ -15,9 +15,10 @@ import numpy as np
 from pellucid.core.assets import resolve_asset
 from pellucid.core.errors import DataError, OptionError, PellucidError
 from pellucid.core.progress import progress
-from pellucid.core.report import Table
+from pellucid.core.report import Figure, Table
 from pellucid.core.statistics import Estimate, bootstrap_mean
 from pellucid.fewshot_hard.candidates import Candidates
+from pellucid.fewshot_hard.figures import accuracy_against_time
 from pellucid.fewshot_hard.pools import Pool
 from pellucid.fewshot_hard.prototypes import accuracy, query_loss
 from pellucid.fewshot_hard.reference import greedy_slow
@@ -173,6 +174,17 @@ def tables(found: dict[str, Any]) -> list[Table]:
             [[key, value] for key, value in found["large"].items()],
             f"{WAY}-way 5-shot tasks with {QUERIES} queries a class.",
         ),
+    ]
+
+
+def figures(found: dict[str, Any]) -> list[Figure]:
+    """Draw accuracy against time for each pool and number of shots (thesis fig. 4.2); rows not timed are left out."""
+    groups: dict[tuple[str, int], dict[str, tuple[Estimate, float]]] = {}
+    for row in found["rows"]:
+        if row.milliseconds is not None:
+            groups.setdefault((row.pool, row.shots), {})[row.method] = (row.accuracy, row.milliseconds / 1000)
+    return [
+        accuracy_against_time(methods, f"extraction-{pool}-{shots}-shot") for (pool, shots), methods in groups.items()
     ]
 
 
