@@ -11,8 +11,9 @@ import importlib.metadata
 import os
 import select
 import sys
+import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
@@ -20,6 +21,7 @@ import typer
 from typer.core import TyperGroup
 
 from .errors import OptionError, PellucidError
+from .outfolder import prepare_out
 from .report import RESULT, Report, versions
 
 GROUP = "pellucid.commands"
@@ -69,6 +71,22 @@ def show(report: Report, out: Path, as_json: bool) -> None:
         typer.echo((out / RESULT).read_text(encoding="utf-8"), nl=False)
     else:
         typer.echo(f"{report.summary}\n\nReport: {out / 'report.html'}")
+
+
+def finish(make: Callable[[], Report], out: Path, fresh: bool, as_json: bool) -> None:
+    """Run a command that gives a report: check the folder, do the work, write the report, say what was found.
+
+    Args:
+        make: does the work.
+        out: the command's `--out`.
+        fresh: its `--fresh`.
+        as_json: its `--json`.
+    """
+    started = time.monotonic()
+    prepare_out(out, fresh)
+    report = make()
+    report.write(out, time.monotonic() - started)
+    show(report, out, as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,15 +1,11 @@
 """`pellucid fewshot`: hard few-shot tasks out of any pool of images."""
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from pellucid.core.cli import Address, Device, Fresh, Json, Out, Seed, Workers, show
+from pellucid.core.cli import Address, Device, Fresh, Json, Out, Seed, Workers, finish
 from pellucid.core.errors import OptionError
-
-if TYPE_CHECKING:
-    from pellucid.core.report import Report
 
 app = typer.Typer(help="Few-shot tasks that classifiers fail on, out of any pool of images.", no_args_is_help=True)
 
@@ -58,7 +54,7 @@ def embed(
     """
     from .commands import embed_report
 
-    _finish(
+    finish(
         lambda: embed_report(
             images, backbone, out, weights=weights, device=device, workers=workers, address=address
         ),
@@ -91,7 +87,7 @@ def meta_train(
     """
     from .commands import meta_train_report
 
-    _finish(
+    finish(
         lambda: meta_train_report(
             images, backbone, out, weights=weights, episodes=episodes, way=way, shot=shot, query=query, lr=lr,
             held_out=_words(held_out), seed=seed, device=device,
@@ -130,7 +126,7 @@ def extract(
     """
     from .commands import extraction_report
 
-    _finish(
+    finish(
         lambda: extraction_report(
             pool, images, backbone, weights, out, count=tasks, sampler=sampler, way=way, shot=shot, query=query,
             method=method, distance=distance, alpha=alpha, rounds=rounds, seed=seed, query_where=_where(query_where),
@@ -166,7 +162,7 @@ def evaluate(
     """
     from .commands import evaluate_report
 
-    _finish(
+    finish(
         lambda: evaluate_report(
             _words(tasks), _words(pool or ""), images, _words(backbones), _words(methods), out, seed=seed,
             device=device, workers=workers, address=address,
@@ -204,7 +200,7 @@ def build(
     """
     from .commands import build_report
 
-    _finish(
+    finish(
         lambda: build_report(
             _folders(data), out, backbone, count=tasks, method=method, weights=weights, splits=splits,
             per_class=per_class, seed=seed, workers=workers, address=address, device=device,
@@ -226,18 +222,7 @@ def explain(
     """Show how annotated properties differ between support and query images, in hard tasks and in easy ones."""
     from .commands import explain_report
 
-    _finish(lambda: explain_report(pool, hard, easy, seed), out, fresh, as_json)
-
-
-def _finish(make: Any, out: Path, fresh: bool, as_json: bool) -> None:
-    """Check the folder before the work, do it, write the report and say what was found."""
-    from pellucid.core.outfolder import prepare_out
-
-    started = time.monotonic()
-    prepare_out(out, fresh)
-    report: Report = make()
-    report.write(out, time.monotonic() - started)
-    show(report, out, as_json)
+    finish(lambda: explain_report(pool, hard, easy, seed), out, fresh, as_json)
 
 
 def _words(text: str) -> list[str]:

@@ -1,11 +1,9 @@
 """`pellucid influence`: which training data a prediction rests on, checked by retraining without it."""
 
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pellucid.core.cli import Address, Fresh, Json, Out, Seed, Workers, show
+from pellucid.core.cli import Address, Fresh, Json, Out, Seed, Workers, finish
 from pellucid.core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -75,7 +73,7 @@ def score(
     options = _options(depth, width, activation)
     problem = _problem(data, model, options, l2, convention, steps, lr, batch, 0.125, limit, seed)
     chosen = None if groups == "none" else (groups, _numbers(fractions), count)
-    _finish(
+    finish(
         lambda: score_report(problem, test_point, order=order, top=top, groups=chosen, damping=damping, solver=solver),
         out, fresh, as_json,
     )  # fmt: skip
@@ -118,7 +116,7 @@ def truth(
     options = _options(depth, width, activation)
     problem = _problem(data, model, options, l2, convention, steps, lr, batch, share, limit, seed)
     numbers = _numbers(fractions)
-    _finish(
+    finish(
         lambda: truth_report(
             problem, test_point, out / "ledger", groups=groups, fractions=numbers, count=count, damping=damping,
             solver=solver, workers=workers, address=address, retry_failed=retry_failed,
@@ -160,7 +158,7 @@ def select(
 
     options = _options(depth, width, activation)
     problem = _problem(data, model, options, l2, convention, steps, lr, batch, share, limit, seed)
-    _finish(
+    finish(
         lambda: select_report(
             problem, test_point, out / "ledger", size=size, direction=direction, damping=damping, solver=solver,
             seeds=seeds, workers=workers, address=address, retry_failed=retry_failed,
@@ -194,24 +192,13 @@ def study(
     from .commands import study_report
 
     names = [name.strip() for name in settings.split(",") if name.strip()]
-    _finish(
+    finish(
         lambda: study_report(
             names, out, scale=scale, data=data, seeds=seeds, steps=steps, seed=seed, workers=workers, address=address,
             retry_failed=retry_failed,
         ),
         out, fresh, as_json,
     )  # fmt: skip
-
-
-def _finish(make: Any, out: Path, fresh: bool, as_json: bool) -> None:
-    """Check the folder before the work, do it, write the report and say what was found."""
-    from pellucid.core.outfolder import prepare_out
-
-    started = time.monotonic()
-    prepare_out(out, fresh)
-    report = make()
-    report.write(out, time.monotonic() - started)
-    show(report, out, as_json)
 
 
 def _problem(
