@@ -4,9 +4,11 @@ import hashlib
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from pellucid.core.cli import main
 from pellucid.core.errors import OptionError
 from pellucid.zoo.world import HOLDERS, PEOPLE, Role, Scene, Thing, contact_sheet, render, render_all, sample, settled
 from pellucid.zoo.world.chance import Chance, noise, smooth_noise
@@ -151,3 +153,16 @@ def test_importing_the_zoo_and_the_world_is_light() -> None:
         "print([name for name in ('torch', 'numpy', 'PIL', 'matplotlib') if name in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-W", "error", "-c", code], text=True).strip() == "[]"
+
+
+def test_the_command_draws_a_caption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    sheet = tmp_path / "new" / "sheet.png"
+    words = ["zoo", "render", "--caption", "a red circle and a blue star", "-n", "3", "--out", str(sheet)]
+    assert main(words) == 0
+    with Image.open(sheet) as held:
+        assert held.size == ((3 * 66 + 2) * 4, (66 + 2) * 4)
+    capsys.readouterr()
+    assert main([*words[:3], "a red unicorn", "--out", str(sheet)]) == 2
+    assert "unicorn" in capsys.readouterr().err

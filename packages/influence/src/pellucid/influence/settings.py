@@ -134,13 +134,11 @@ def image_settings(
         seeds: each setting is repeated with each.
         factors: of weight decay; `(*FACTORS, DECAY)` with the small CNN is fig. 3.5 c.
     """
-    # At the rate of the shallow networks, the narrow VGG with decay stays at chance.
-    shallow = Recipe(2000, 0.003, "adam", batch=128, schedule="cosine")
-    recipes = {m: replace(shallow, lr=0.001) if m.startswith("narrow") else shallow for m in models}
+    recipe = Recipe(2000, 0.003, "adam", batch=128, schedule="cosine")
     return [
         StudySetting(
-            model, (), "mnist5k", l2, seed, recipes[model], replace(recipes[model].share(0.06), lr=0.001), top=20,
-            low=20, damping=0.01, solver="cg", curvature=False, single=True, limit=1000,
+            model, (), "mnist5k", l2, seed, recipe, replace(recipe.share(0.06), lr=0.001), top=20, low=20,
+            damping=0.01, solver="cg", curvature=False, single=True, limit=1000,
         )
         for seed in seeds
         for model in models

@@ -1,8 +1,10 @@
 """`pellucid zoo`: what there is to try Pellucid on."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from pellucid.core.errors import OptionError
 
 app = typer.Typer(help="Small real models and data for trying Pellucid with no hub.", no_args_is_help=True)
 
@@ -30,3 +32,27 @@ def get(
     from .registry import resolve
 
     typer.echo(resolve(name.removeprefix("zoo:")))
+
+
+@app.command()
+def render(
+    caption: Annotated[str, typer.Option("--caption", help="Such as: a red circle and a blue star.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", dir_okay=False, help="A .png to write.")] = Path(
+        "runs/render.png"
+    ),
+    count: Annotated[int, typer.Option("-n", min=1, help="How many pictures of the caption.")] = 8,
+    size: Annotated[int, typer.Option("--size", help="32 or 64 pixels a side.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides places, sizes and shades.")] = 0,
+) -> None:
+    """Draw pictures of Tinyworld that a caption describes, on one sheet."""
+    from pellucid.core.outfolder import writing
+
+    from .world import parse, render_all, save_sheet
+
+    if out.suffix != ".png":
+        raise OptionError(f"--out is {out}: give a file whose name ends in .png")
+    pictures = render_all([parse(caption, seed + step) for step in range(count)], size)
+    with writing(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_sheet(pictures, out, columns=min(count, 8))
+    typer.echo(out)
