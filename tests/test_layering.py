@@ -15,7 +15,15 @@ def test_import_rules_hold():
 
 
 @pytest.mark.parametrize(
-    "package", ["pellucid.core", "pellucid.fewshot_hard", "pellucid.influence", "pellucid.qa_circuits", "pellucid.zoo"]
+    "package",
+    [
+        "pellucid.core",
+        "pellucid.fewshot_hard",
+        "pellucid.influence",
+        "pellucid.qa_circuits",
+        "pellucid.t2i_edit",
+        "pellucid.zoo",
+    ],
 )
 def test_a_package_import_is_light(package):
     heavy = "torch", "ray", "diffusers", "matplotlib", "transformers", "bitsandbytes"

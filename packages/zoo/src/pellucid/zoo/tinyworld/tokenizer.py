@@ -1,0 +1,70 @@
+"""CLIP's tokenizer over Tinyworld's words: each of them is one token, all else is spelt out in bytes."""
+
+import json
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..world.captioning import caption_words, fact_words
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+LENGTH = 44  # the longest caption has 41 words; two tokens stand around them
+START, END = "<|startoftext|>", "<|endoftext|>"
+_STOP = "</w>"
+
+
+def build_tokenizer() -> "CLIPTokenizer":
+    """The tokenizer, made from the world's words alone.
+
+    As in OpenAI's CLIP the vocabulary is the 256 bytes, the same at the end of a word, the merges, the start, and the
+    end as the highest id, which also pads. No text has an unknown token.
+    """
+    from transformers import CLIPTokenizer
+
+    vocab, merges = vocabulary()
+    return CLIPTokenizer(vocab=dict(vocab), merges=list(merges), model_max_length=LENGTH)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """Write the tokenizer as `from_pretrained` reads it, with the `vocab.json` and `merges.txt` of the slow kind."""
+    vocab, merges = vocabulary()
+    build_tokenizer().save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@cache
+def vocabulary() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
+    """The tokens with their ids, and the merges in their order.
+
+    The merges are byte-pair encoding's on the list of words, until each word is one token; pairs that are equally
+    frequent are taken in alphabetical order, so that every machine finds the same.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    words = [[*word[:-1], word[-1] + _STOP] for word in sorted({*caption_words(), *fact_words()})]
+    merges: list[tuple[str, str]] = []
+    while True:
+        counts = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+        if not counts:
+            break
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        words = [_merged(word, best) for word in words]
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(letter + _STOP for letter in letters), *("".join(pair) for pair in merges), START, END]
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}, tuple(merges)
+
+
+def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
+    found: list[str] = []
+    for symbol in word:
+        if found and (found[-1], symbol) == pair:
+            found[-1] += symbol
+        else:
+            found.append(symbol)
+    return found
