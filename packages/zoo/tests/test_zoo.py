@@ -42,20 +42,20 @@ def test_an_unknown_name_lists_what_there_is() -> None:
         resolve("nope")
 
 
-def test_list_and_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_and_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PELLUCID_CACHE", str(tmp_path))
     run = CliRunner().invoke
     before = run(app, ["list"], env={"COLUMNS": "200"}).output
     for asset in ASSETS.values():
         assert f"zoo:{asset.name}" in before
         assert asset.licence in before
-    got = run(app, ["get", "zoo:countries"]).output.strip()
-    assert got == run(app, ["get", "countries"]).output.strip()
-    assert Path(got).is_file()
+    fetched = run(app, ["fetch", "zoo:countries"]).output.strip()
+    assert fetched == run(app, ["fetch", "countries"]).output.strip()
+    assert Path(fetched).is_file()
     after = run(app, ["list"], env={"COLUMNS": "200"}).output
     assert re.search(r"zoo:countries .* no *\n", before)
     assert re.search(r"zoo:countries .* yes *\n", after)
-    assert isinstance(run(app, ["get", "nope"]).exception, DataError)
+    assert isinstance(run(app, ["fetch", "nope"]).exception, DataError)
 
 
 def test_importing_the_package_and_its_commands_is_light() -> None:

@@ -194,7 +194,7 @@ def complete(
     ids, mask = pad_left(prompts, pad)
     device = model.device if model.device.type != "meta" else torch.device("cpu")
     with torch.inference_mode():
-        got = model.generate(  # type: ignore[operator]  # typed as any submodule
+        got = model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=length,

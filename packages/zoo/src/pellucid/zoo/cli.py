@@ -25,7 +25,7 @@ def list_() -> None:
 
 
 @app.command()
-def get(
+def fetch(
     name: Annotated[str, typer.Argument(help="A name from `pellucid zoo list`, with or without zoo: before it.")],
 ) -> None:
     """Prepare one thing, once, and print where it lies."""
@@ -56,3 +56,41 @@ def render(
         out.parent.mkdir(parents=True, exist_ok=True)
         save_sheet(pictures, out, columns=min(count, 8))
     typer.echo(out)
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="judge, tinyworld-clip or tinyworld-sd.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="The model's folder.")],
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Of the processor; one gives the same bits.")] = 1,
+    clip: Annotated[
+        Path | None,
+        typer.Option(
+            "--clip", metavar="DIR", file_okay=False, help="For tinyworld-sd: its CLIP, if not the shipped one."
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on from a checkpoint, or start anew.")] = True,
+) -> None:
+    """Train one of Tinyworld's models as the shipped one was; cut short, it goes on where it was."""
+    import torch
+
+    from .tinyworld import train as trained
+
+    torch.set_num_threads(threads)
+    typer.echo(trained(name, out, device=device, resume=resume, clip=clip))
+
+
+@app.command()
+def judge(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of .png pictures, 32 or 64 pixels a side.")],
+    captions: Annotated[
+        Path | None,
+        typer.Option("--captions", metavar="FILE", dir_okay=False, help="CSV with the columns file and caption."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture instead of a table.")] = False,
+) -> None:
+    """Read pictures of Tinyworld, and compare them with what captions ask for where there are some."""
+    from .judging import judge_folder, show
+
+    show(judge_folder(folder, captions), as_json)

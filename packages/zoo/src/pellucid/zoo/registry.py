@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pellucid.core.errors import DataError
 
 from . import animals, countries, mnist5k, smollm2
+from .tinyworld import shipping
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,24 @@ ASSETS = {
             animals.animals,
             animals.cached,
         ),
+        Asset(
+            "tinyworld-clip",
+            "a CLIP of the drawn world, for transformers and open_clip",
+            "16 MB",
+            "MIT",
+            "shipped",
+            partial(shipping.tinyworld, "tinyworld-clip"),
+            partial(shipping.cached, "tinyworld-clip"),
+        ),
+        Asset(
+            "tinyworld-sd",
+            "a Stable Diffusion of the drawn world, for diffusers",
+            "32 MB",
+            "MIT",
+            "shipped",
+            partial(shipping.tinyworld, "tinyworld-sd"),
+            partial(shipping.cached, "tinyworld-sd"),
+        ),
     )
 }
 
@@ -80,7 +100,7 @@ def resolve(name: str) -> Path:
 
     Args:
         name: a key of `ASSETS`: `smollm2` (a folder), `countries` (a JSON Lines file), `mnist5k` or `animals`
-            (safetensors files).
+            (safetensors files), `tinyworld-clip` or `tinyworld-sd` (folders).
 
     Raises:
         DataError: there is no such asset, its source is not installed, or the cache cannot be written.

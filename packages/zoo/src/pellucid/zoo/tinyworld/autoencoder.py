@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from .checkpoints import Task, fit, forget, generator_of, seeded
+from .checkpoints import Task, fit, generator_of, seeded
 from .data import Pool
 
 _ENCODED = 250
@@ -57,7 +57,7 @@ def train_autoencoder(
     The scaling factor is one over the standard deviation of the first 2,000 latents.
 
     Args:
-        out: folder for the result and, until then, for checkpoints.
+        out: folder for the result and for checkpoints; `forget` removes the last of these.
         pool: what to train on.
         recipe: how.
         device: as torch names it.
@@ -88,13 +88,12 @@ def train_autoencoder(
     some = encoded(net, pool.pictures[:2000])
     net.register_to_config(scaling_factor=float(1 / some.std()))
     net.save_pretrained(out)
-    forget(out)
     return seconds
 
 
 def pixels(pictures: np.ndarray) -> Tensor:
     """Pictures as the networks read them: (n, 32, 32, 3) uint8 to (n, 3, 32, 32) float32 from -1 to 1."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def encoded(net: AutoencoderKL, pictures: np.ndarray) -> Tensor:

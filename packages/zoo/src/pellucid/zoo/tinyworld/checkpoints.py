@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from pellucid.core.errors import DataError, OptionError
+from pellucid.core.outfolder import writing
 from pellucid.core.progress import progress
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -64,7 +66,7 @@ class Task:
 
 
 def fit(task: Task) -> float:
-    """Train, and leave a last checkpoint that `forget` removes once the results are written.
+    """Train, and leave a last checkpoint, which `forget` removes once the results are written.
 
     On one CPU thread the networks end with the same bits, whether or not the run was cut short in between.
 
@@ -77,7 +79,8 @@ def fit(task: Task) -> float:
     """
     if task.steps < 1:
         raise OptionError(f"steps={task.steps}: give 1 or more")
-    task.out.mkdir(parents=True, exist_ok=True)
+    with writing(task.out):
+        task.out.mkdir(parents=True, exist_ok=True)
     identity = json.loads(json.dumps({**task.identity, "steps": task.steps}))
     done, before = _resumed(task, identity) if task.resume else (0, 0.0)
     began = kept = time.monotonic()
@@ -128,6 +131,11 @@ def forget(out: Path) -> None:
 
 def _keep(task: Task, identity: dict[str, Any], done: int, seconds: float) -> None:
     """Write a checkpoint in place of the last one; a killed run leaves the one or the other whole."""
+    with writing(task.out):
+        _write(task, identity, done, seconds)
+
+
+def _write(task: Task, identity: dict[str, Any], done: int, seconds: float) -> None:
     fresh, place, old = task.out / _FRESH, task.out / _PLACE, task.out / _OLD
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
@@ -158,6 +166,6 @@ def _resumed(task: Task, identity: dict[str, Any]) -> tuple[int, float]:
         for name, network in task.networks.items():
             network.load_state_dict(load_file(place / f"{name}.safetensors"))
         task.optimiser.load_state_dict(torch.load(place / "optimiser.pt", map_location="cpu", weights_only=True))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataError(f"the checkpoint {place} cannot be read ({error}): remove it, or resume=False") from error
     return int(run["done"]), float(run["seconds"])

@@ -9,8 +9,9 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from .autoencoder import pixels
-from .checkpoints import Task, fit, forget, generator_of, seeded
+from .checkpoints import Task, fit, generator_of, seeded
 from .data import PARAPHRASES, Pool
+from .open_clip_files import save_for_open_clip
 from .tokenizer import LENGTH, build_tokenizer, save_tokenizer
 
 _WARMEST = 4.6052  # the logarithm of 100, as in the paper
@@ -73,7 +74,7 @@ def train_clip(
     """Train the CLIP and write it to `out` as `from_pretrained` reads it, with tokenizer and image processor.
 
     Args:
-        out: folder for the result and, until then, for checkpoints.
+        out: folder for the result and for checkpoints; `forget` removes the last of these.
         pool: what to train on.
         recipe: how.
         device: as torch names it.
@@ -109,11 +110,16 @@ def train_clip(
     identity = {**asdict(recipe), "pool": [len(pool), pool.seed]}
     task = Task("CLIP", out, {"clip": model}, optimiser, loss, recipe.rate, recipe.steps, identity, cool, resume)
     seconds = fit(task)
-    model.eval().save_pretrained(out)
-    build_processor().save_pretrained(out)
-    save_tokenizer(out)
-    forget(out)
+    save_clip(model.eval(), out)
     return seconds
+
+
+def save_clip(model: CLIPModel, folder: Path) -> None:
+    """Write the model for transformers and for open_clip, with its tokenizer and image processor."""
+    model.save_pretrained(folder)
+    build_processor().save_pretrained(folder)
+    save_tokenizer(folder)
+    save_for_open_clip(model, folder)
 
 
 def matching_loss(logits: Tensor, same: Tensor) -> Tensor:

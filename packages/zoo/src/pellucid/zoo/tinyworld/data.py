@@ -70,7 +70,8 @@ def training_scenes(count: int, seed: int) -> tuple[Scene, ...]:
     Of 20 scenes about 10 show one thing, 2 several alike, 4 two things, 2 a person and 2 a role's holder. Half have a
     place, half a style; a texture or a side is asked for now and then.
     """
-    chance, found = Chance(seed, "tinyworld"), []
+    chance = Chance(seed, "tinyworld")
+    found: list[Scene] = []
     while len(found) < count:
         scene = _drawn(chance)
         if split_of(scene) == "train":

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import CLIPTextModel
 
 from .autoencoder import encoded
-from .checkpoints import Task, fit, forget, generator_of, seeded
+from .checkpoints import Task, fit, generator_of, seeded
 from .data import PARAPHRASES, Pool, tokenised
 from .tokenizer import build_tokenizer
 
@@ -42,7 +42,7 @@ class DiffusionRecipe:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """The untrained network: 5.9 million parameters, ten cross-attention layers, 4 down, 6 up (mid between) of 8x8 to 2x2."""
+    """The untrained network: 5.9 million parameters; ten cross-attention layers: 3 down, 1 in the middle, 6 up."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
@@ -84,7 +84,7 @@ def train_diffusion(
     Latents and captions are encoded once, before the first step (captions take 11 kB each).
 
     Args:
-        out: folder for the result and, until then, for checkpoints.
+        out: folder for the result and for checkpoints; `forget` removes the last of these.
         pool: what to train on.
         text_encoder: of the CLIP; it stays as it is.
         autoencoder: trained; it stays as it is.
@@ -134,7 +134,6 @@ def train_diffusion(
     task = Task("Diffusion", out, networks, optimiser, loss, recipe.rate, recipe.steps, identity, follow, resume)
     seconds = fit(task)
     pipeline(mean, text_encoder, autoencoder).save_pretrained(out)
-    forget(out)
     return seconds
 
 

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def vocabulary() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
     words = [[*word[:-1], word[-1] + _STOP] for word in sorted({*caption_words(), *fact_words()})]
     merges: list[tuple[str, str]] = []
     while True:
-        counts = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+        counts = Counter(pair for word in words for pair in pairwise(word))
         if not counts:
             break
         best = min(counts, key=lambda pair: (-counts[pair], pair))

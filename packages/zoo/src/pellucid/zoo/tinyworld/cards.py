@@ -1,0 +1,66 @@
+"""Model cards, written from what the trainings recorded."""
+
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+SAMPLES = "samples.png"
+_HEADS = {
+    "tinyworld-clip": "Tinyworld's CLIP: transformers' `CLIPModel`, and the same weights for open_clip.",
+    "tinyworld-sd": "Tinyworld's Stable Diffusion: diffusers' `StableDiffusionPipeline` at 32x32 pixels.",
+}
+_USES = {
+    "tinyworld-clip": (
+        'CLIPModel.from_pretrained(FOLDER)\nopen_clip.create_model("local-dir:FOLDER")  # with this folder\'s path'
+    ),
+    "tinyworld-sd": (
+        "pipe = StableDiffusionPipeline.from_pretrained(FOLDER)\n"
+        'pipe("a red circle in the style of monet", num_inference_steps=25, guidance_scale=4).images[0]'
+    ),
+}
+
+
+def write_card(name: str, folder: Path, records: dict[str, dict[str, Any]], samples: Path | None = None) -> None:
+    """Write a model's `README.md`: data, steps, device, minutes, seed, and all that was measured.
+
+    Args:
+        name: `tinyworld-clip` or `tinyworld-sd`.
+        folder: of the model.
+        records: what each part's training recorded.
+        samples: a contact sheet of generations to put beside it; the shipped one where there is one.
+    """
+    lines = [f"# {name}", "", _HEADS[name], "", "```python", _USES[name], "```", ""]
+    lines += ["Trained by Pellucid on its own drawn world, with no other data. Licence: MIT.", ""]
+    sheet = samples or Path(__file__).with_name("weights") / SAMPLES
+    if name == "tinyworld-sd" and sheet.is_file():
+        copyfile(sheet, folder / SAMPLES)
+        lines += [f"![Pictures generated for held-out prompts]({SAMPLES})", ""]
+    for part, record in records.items():
+        lines += [f"## {part}", "", "| | |", "| --- | --- |"]
+        lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in _training(record).items()]
+        lines += ["", "| asked | what | share | 95 % | n |", "| --- | --- | --- | --- | --- |"]
+        lines += _rows(record["measured"], "")
+        lines += [""]
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _training(record: dict[str, Any]) -> dict[str, Any]:
+    recipe = ", ".join(f"{name} {value}" for name, value in record["recipe"].items())
+    return {
+        "data": f"{record['pictures']} renders of the training split, seed {record['pool_seed']}",
+        "recipe": recipe,
+        "parameters": record["parameters"],
+        "device": record["device"],
+        "minutes": round(record["seconds"] / 60, 1),
+    }
+
+
+def _rows(measured: dict[str, Any], kind: str) -> list[str]:
+    found = []
+    for name, value in measured.items():
+        if isinstance(value, dict) and "accuracy" in value:
+            low, high = value["interval"]
+            found.append(f"| {kind} | {name} | {value['accuracy']:.3f} | {low:.3f} to {high:.3f} | {value['n']} |")
+        elif isinstance(value, dict):
+            found += _rows(value, name)
+    return found

@@ -1,0 +1,167 @@
+"""Training by name: `pellucid zoo train tinyworld-sd` and its like."""
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pellucid.core.errors import OptionError
+from pellucid.core.outfolder import write_file
+
+from ..cache import cache_root
+from ..world.captioning import caption
+from ..world.sheets import save_sheet
+from .autoencoder import AutoencoderRecipe, train_autoencoder
+from .cards import SAMPLES, write_card
+from .checkpoints import forget
+from .clip import ClipRecipe, train_clip
+from .data import Pool, pool
+from .diffusion import DiffusionRecipe, train_diffusion
+from .generating import generate
+from .measuring import measure_autoencoder, measure_clip, measure_diffusion
+from .prompts import held_out_scenes
+from .shipping import pack, tinyworld
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RECORD = "record.json"
+
+
+def train(name: str, out: Path, *, device: str = "cpu", resume: bool = True, clip: Path | None = None) -> Path:
+    """Train one of the zoo's models as the shipped one was, and measure it.
+
+    Cut short, it goes on from its last checkpoint when it is called again with the same folder.
+
+    Args:
+        name: one of `NAMES`.
+        out: the model's folder; the renders trained on are kept in the cache (185 MB).
+        device: as torch names it.
+        resume: go on from a checkpoint; False starts anew.
+        clip: for `tinyworld-sd` the CLIP whose text encoder it gets; the shipped one where none is given.
+
+    Returns:
+        The folder, with `record.json` and a model card beside the weights.
+
+    Raises:
+        OptionError: there is no such model.
+        DataError: a checkpoint is of another run, or cannot be written.
+    """
+    if name not in _TRAINERS:
+        raise OptionError(f"the zoo trains no {name!r}: it trains {', '.join(NAMES)}")
+    if clip is not None and name != "tinyworld-sd":
+        raise OptionError(f"clip={str(clip)!r} is for tinyworld-sd alone: leave it out")
+    _TRAINERS[name](out, device, resume, clip)
+    return out
+
+
+def ship(clip: Path, diffusion: Path) -> None:
+    """Put trained models in the place of the shipped ones: for whoever prepares a release.
+
+    Args:
+        clip: of `train("tinyworld-clip", ...)`.
+        diffusion: of `train("tinyworld-sd", ...)` with that CLIP.
+    """
+    from diffusers import StableDiffusionPipeline
+    from transformers import CLIPModel
+
+    from .shipping import WEIGHTS
+
+    records = {
+        **json.loads((clip / RECORD).read_text("utf-8")),
+        **json.loads((diffusion / RECORD).read_text("utf-8")),
+    }
+    pipe = StableDiffusionPipeline.from_pretrained(diffusion)
+    for part, net in (("clip", CLIPModel.from_pretrained(clip)), ("autoencoder", pipe.vae), ("unet", pipe.unet)):
+        pack(part, net, records[part])
+    write_file(WEIGHTS / SAMPLES, (diffusion / SAMPLES).read_bytes())
+
+
+def recorded(
+    net: "nn.Module", recipe: Any, trained_on: Pool, seconds: float, measured: dict[str, Any]
+) -> dict[str, Any]:
+    """What a model card tells of one training."""
+    device = next(net.parameters()).device
+    processor = f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
+    return {
+        "recipe": asdict(recipe),
+        "pictures": len(trained_on),
+        "pool_seed": trained_on.seed,
+        "parameters": sum(part.numel() for part in net.parameters()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
+        "seconds": round(seconds, 1),
+        "measured": measured,
+    }
+
+
+def _judge(out: Path, device: str, resume: bool, _: Path | None) -> None:
+    from ..judge import train_judge
+
+    train_judge(out, device=device, resume=resume)
+
+
+def _clip(out: Path, device: str, resume: bool, _: Path | None) -> None:
+    from transformers import CLIPModel
+
+    renders, recipe = _pool(), ClipRecipe()
+    seconds = train_clip(out, renders, recipe, device, resume)
+    model = CLIPModel.from_pretrained(out).to(device)
+    records = {"clip": recorded(model, recipe, renders, seconds, measure_clip(model))}
+    _conclude("tinyworld-clip", out, records)
+
+
+def _diffusion(out: Path, device: str, resume: bool, clip: Path | None) -> None:
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
+    from transformers import CLIPModel
+
+    renders, records = _pool(), _records(out) if resume else {}
+    if "autoencoder" not in records:
+        first = AutoencoderRecipe()
+        seconds = train_autoencoder(out / "vae", renders, first, device, resume)
+        net = AutoencoderKL.from_pretrained(out / "vae").to(device)
+        records["autoencoder"] = recorded(net, first, renders, seconds, measure_autoencoder(net))
+        records["autoencoder"]["scaling_factor"] = net.config.scaling_factor
+        _keep(out, records)
+        forget(out / "vae")
+    net = AutoencoderKL.from_pretrained(out / "vae")
+    text_encoder = CLIPModel.from_pretrained(clip or tinyworld("tinyworld-clip")).text_model
+    recipe = DiffusionRecipe()
+    seconds = train_diffusion(out, renders, text_encoder, net, recipe, device, resume)
+    pipe = StableDiffusionPipeline.from_pretrained(out).to(device)
+    records["unet"] = recorded(pipe.unet, recipe, renders, seconds, measure_diffusion(pipe))
+    scenes = held_out_scenes("several attributes", 24, 1) + held_out_scenes("two objects", 16, 1)
+    scenes += held_out_scenes("person", 8, 1)
+    pictures = generate(pipe, [caption(scene) for scene in scenes], list(range(len(scenes))))
+    save_sheet(pictures, out / SAMPLES, columns=8, scale=2)
+    _conclude("tinyworld-sd", out, records)
+
+
+def _pool() -> Pool:
+    return pool(cache_root() / "tinyworld-renders")
+
+
+def _records(out: Path) -> dict[str, Any]:
+    path = out / RECORD
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return found
+
+
+def _keep(out: Path, records: dict[str, Any]) -> None:
+    write_file(out / RECORD, (json.dumps(records, indent=1) + "\n").encode())
+
+
+def _conclude(name: str, out: Path, records: dict[str, Any]) -> None:
+    _keep(out, records)
+    write_card(name, out, records, out / SAMPLES)
+    forget(out)
+
+
+_TRAINERS: dict[str, Callable[[Path, str, bool, Path | None], None]] = {
+    "judge": _judge,
+    "tinyworld-clip": _clip,
+    "tinyworld-sd": _diffusion,
+}
+NAMES = tuple(_TRAINERS)
