@@ -10,6 +10,7 @@ _HOMES = {
     "agreement": "agreeing",
     "load_judge": "reading",
     "measure": "measuring",
+    "tinyworld_scorer": "scoring",
     "train_judge": "training",
 }
 

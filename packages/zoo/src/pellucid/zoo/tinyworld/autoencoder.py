@@ -54,8 +54,6 @@ def train_autoencoder(
 ) -> float:
     """Train the autoencoder and write it to `out` as `from_pretrained` reads it.
 
-    The scaling factor is one over the standard deviation of the first 2,000 latents.
-
     Args:
         out: folder for the result and for checkpoints; `forget` removes the last of these.
         pool: what to train on.
@@ -74,21 +72,34 @@ def train_autoencoder(
         chance = generator_of(recipe.seed, step)
         chosen = torch.randint(len(pool), (recipe.batch,), generator=chance)
         shown = pixels(pool.pictures[chosen.numpy()]).to(device)
-        latents = net.encode(shown).latent_dist
-        noise = torch.randn(latents.mean.shape, generator=chance).to(device)
-        drawn = net.decode(latents.mean + latents.std * noise).sample
+        drawn, spread = drawn_again(net, shown, chance)
         missed = functional.l1_loss(drawn, shown) + recipe.edges * _edges_missed(drawn, shown)
-        return missed + recipe.spread * latents.kl().mean() / latents.mean[0].numel()
+        return missed + recipe.spread * spread
 
     optimiser = torch.optim.AdamW(net.parameters(), recipe.rate, weight_decay=0.0)
     identity = {**asdict(recipe), "pool": [len(pool), pool.seed]}
     task = Task("Autoencoder", out, {"vae": net}, optimiser, loss, recipe.rate, recipe.steps, identity, resume=resume)
     seconds = fit(task)
     net.eval()
-    some = encoded(net, pool.pictures[:2000])
-    net.register_to_config(scaling_factor=float(1 / some.std()))
+    net.register_to_config(scaling_factor=measured_scale(net, pool))
     net.save_pretrained(out)
     return seconds
+
+
+def drawn_again(net: AutoencoderKL, shown: Tensor, chance: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pictures through the autoencoder, with the noise that its encoder asks for.
+
+    Returns:
+        The pictures drawn, and the divergence of the latents from the standard normal, a mean over all of them.
+    """
+    latents = net.encode(shown).latent_dist
+    noise = torch.randn(latents.mean.shape, generator=chance).to(shown.device)
+    return net.decode(latents.mean + latents.std * noise).sample, latents.kl().mean() / latents.mean[0].numel()
+
+
+def measured_scale(net: AutoencoderKL, pool: Pool) -> float:
+    """The scaling factor: one over the standard deviation of the first 2,000 latents."""
+    return float(1 / encoded(net, pool.pictures[:2000]).std())
 
 
 def pixels(pictures: np.ndarray) -> Tensor:

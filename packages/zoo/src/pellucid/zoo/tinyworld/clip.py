@@ -69,7 +69,12 @@ def build_processor() -> CLIPImageProcessor:
 
 
 def train_clip(
-    out: Path, pool: Pool, recipe: ClipRecipe | None = None, device: str = "cpu", resume: bool = True
+    out: Path,
+    pool: Pool,
+    recipe: ClipRecipe | None = None,
+    device: str = "cpu",
+    resume: bool = True,
+    begun: CLIPModel | None = None,
 ) -> float:
     """Train the CLIP and write it to `out` as `from_pretrained` reads it, with tokenizer and image processor.
 
@@ -79,13 +84,18 @@ def train_clip(
         recipe: how.
         device: as torch names it.
         resume: go on from a checkpoint.
+        begun: a CLIP to train on, which is changed: its text half is locked and its picture half alone learns, as in
+            LiT (Zhai et al. 2022). The eyes take longer to learn than the words, and Stable Diffusion has those.
 
     Returns:
         The seconds of training.
     """
     recipe = recipe or ClipRecipe()
     with seeded(recipe.seed):
-        model = build_clip().to(device)
+        model = (begun or build_clip()).to(device).train().requires_grad_(True)
+    if begun is not None:
+        model.text_model.requires_grad_(False)
+        model.text_projection.requires_grad_(False)
     end = model.config.text_config.eos_token_id
 
     def loss(step: int) -> Tensor:
@@ -98,16 +108,18 @@ def train_clip(
         found = model(input_ids=tokens, pixel_values=shown)
         return matching_loss(found.logits_per_image, (plain[:, None] == plain[None]).all(2))
 
-    plain = [weight for weight in model.parameters() if weight.ndim < 2]
-    matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
-    groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": plain, "weight_decay": 0.0}]
+    learnt = [weight for weight in model.parameters() if weight.requires_grad]
+    groups = [
+        {"params": [weight for weight in learnt if weight.ndim >= 2], "weight_decay": recipe.decay},
+        {"params": [weight for weight in learnt if weight.ndim < 2], "weight_decay": 0.0},
+    ]
     optimiser = torch.optim.AdamW(groups, recipe.rate, betas=(0.9, 0.98))
 
     def cool(step: int) -> None:
         with torch.no_grad():
             model.logit_scale.clamp_(max=_WARMEST)
 
-    identity = {**asdict(recipe), "pool": [len(pool), pool.seed]}
+    identity = {**asdict(recipe), "pool": [len(pool), pool.seed], "begun": begun is not None}
     task = Task("CLIP", out, {"clip": model}, optimiser, loss, recipe.rate, recipe.steps, identity, cool, resume)
     seconds = fit(task)
     save_clip(model.eval(), out)
