@@ -45,10 +45,13 @@ def write_card(name: str, folder: Path, records: dict[str, dict[str, Any]], samp
 
 
 def _training(record: dict[str, Any]) -> dict[str, Any]:
-    recipe = ", ".join(f"{name} {value}" for name, value in record["recipe"].items())
+    stages = {
+        f"training: {stage}": ", ".join(f"{name} {value}" for name, value in recipe.items())
+        for stage, recipe in record["recipe"].items()
+    }
     return {
         "data": f"{record['pictures']} renders of the training split, seed {record['pool_seed']}",
-        "recipe": recipe,
+        **stages,
         "parameters": record["parameters"],
         "device": record["device"],
         "minutes": round(record["seconds"] / 60, 1),

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from .diffusion import DiffusionRecipe, train_diffusion
 from .generating import generate
 from .measuring import measure_autoencoder, measure_clip, measure_diffusion
 from .prompts import held_out_scenes
+from .refining import RefiningRecipe, refine_autoencoder
 from .shipping import pack, tinyworld
 
 if TYPE_CHECKING:
@@ -81,13 +83,13 @@ def ship(clip: Path, diffusion: Path) -> None:
 
 
 def recorded(
-    net: "nn.Module", recipe: Any, trained_on: Pool, seconds: float, measured: dict[str, Any]
+    net: "nn.Module", stages: dict[str, Any], trained_on: Pool, seconds: float, measured: dict[str, Any]
 ) -> dict[str, Any]:
-    """What a model card tells of one training."""
+    """What a model card tells of one part: its stages are named recipes, one after the other."""
     device = next(net.parameters()).device
-    processor = f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
+    processor = f"CPU ({platform.machine()}), {torch.get_num_threads()} thread(s)"
     return {
-        "recipe": asdict(recipe),
+        "recipe": {name: asdict(recipe) for name, recipe in stages.items()},
         "pictures": len(trained_on),
         "pool_seed": trained_on.seed,
         "parameters": sum(part.numel() for part in net.parameters()),
@@ -106,10 +108,15 @@ def _judge(out: Path, device: str, resume: bool, _: Path | None) -> None:
 def _clip(out: Path, device: str, resume: bool, _: Path | None) -> None:
     from transformers import CLIPModel
 
-    renders, recipe = _pool(), ClipRecipe()
-    seconds = train_clip(out, renders, recipe, device, resume)
+    renders, stages = _pool(), {"both halves": ClipRecipe(), "pictures, text locked": ClipRecipe(seed=1)}
+    one, two = stages.values()
+    first = out / "first"
+    seconds = train_clip(first, renders, one, device, resume)
+    begun = CLIPModel.from_pretrained(first)
+    seconds += train_clip(out, renders, two, device, resume, begun)
     model = CLIPModel.from_pretrained(out).to(device)
-    records = {"clip": recorded(model, recipe, renders, seconds, measure_clip(model))}
+    records = {"clip": recorded(model, stages, renders, seconds, measure_clip(model))}
+    shutil.rmtree(first)
     _conclude("tinyworld-clip", out, records)
 
 
@@ -118,20 +125,22 @@ def _diffusion(out: Path, device: str, resume: bool, clip: Path | None) -> None:
     from transformers import CLIPModel
 
     renders, records = _pool(), _records(out) if resume else {}
+    seen = CLIPModel.from_pretrained(clip or tinyworld("tinyworld-clip"))
     if "autoencoder" not in records:
-        first = AutoencoderRecipe()
-        seconds = train_autoencoder(out / "vae", renders, first, device, resume)
-        net = AutoencoderKL.from_pretrained(out / "vae").to(device)
-        records["autoencoder"] = recorded(net, first, renders, seconds, measure_autoencoder(net))
+        stages = {"pixels": AutoencoderRecipe(), "look": RefiningRecipe()}
+        first = out / "first"
+        seconds = train_autoencoder(first, renders, stages["pixels"], device, resume)
+        net = AutoencoderKL.from_pretrained(first)
+        seconds += refine_autoencoder(out / "vae", renders, net, seen.vision_model, stages["look"], device, resume)
+        records["autoencoder"] = recorded(net, stages, renders, seconds, measure_autoencoder(net))
         records["autoencoder"]["scaling_factor"] = net.config.scaling_factor
         _keep(out, records)
         forget(out / "vae")
-    net = AutoencoderKL.from_pretrained(out / "vae")
-    text_encoder = CLIPModel.from_pretrained(clip or tinyworld("tinyworld-clip")).text_model
-    recipe = DiffusionRecipe()
-    seconds = train_diffusion(out, renders, text_encoder, net, recipe, device, resume)
+        shutil.rmtree(first)
+    net, recipe = AutoencoderKL.from_pretrained(out / "vae"), DiffusionRecipe()
+    seconds = train_diffusion(out, renders, seen.text_model, net, recipe, device, resume)
     pipe = StableDiffusionPipeline.from_pretrained(out).to(device)
-    records["unet"] = recorded(pipe.unet, recipe, renders, seconds, measure_diffusion(pipe))
+    records["unet"] = recorded(pipe.unet, {"velocity": recipe}, renders, seconds, measure_diffusion(pipe))
     scenes = held_out_scenes("several attributes", 24, 1) + held_out_scenes("two objects", 16, 1)
     scenes += held_out_scenes("person", 8, 1)
     pictures = generate(pipe, [caption(scene) for scene in scenes], list(range(len(scenes))))

@@ -1,8 +1,8 @@
 """The autoencoder's second training: pixels alone teach it to smooth brushwork away; here it learns to keep that.
 
 Styles such as dots or swirls are more than 256 numbers can hold pixel by pixel. Two further terms ask only that they
-look alike: the energy of fine detail in each neighbourhood, and the features of Tinyworld's own CLIP, which stands for what
-others take from a network trained on photographs (the perceptual loss of Zhang et al. 2018).
+look alike: the energy of fine detail in each neighbourhood, and the features of Tinyworld's own CLIP, as others take
+them from a network trained on photographs (the perceptual loss of Zhang et al. 2018).
 """
 
 from dataclasses import asdict, dataclass
@@ -33,12 +33,12 @@ class RefiningRecipe:
         seed: fixes batches and noise.
     """
 
-    steps: int = 1000
+    steps: int = 900
     batch: int = 32
-    rate: float = 5e-4
-    pixels: float = 0.5
-    energy: float = 2.0
-    features: float = 0.5
+    rate: float = 1e-3
+    pixels: float = 0.25
+    energy: float = 6.0
+    features: float = 1.0
     spread: float = 5e-4
     seed: int = 1
 
