@@ -9,7 +9,7 @@ import torch
 from pellucid.core.denoiser_anatomy import DenoiserAnatomy, denoiser_anatomy
 from pellucid.core.errors import SiteError
 from pellucid.core.testing_pipelines import PIPELINES, tiny_pipeline
-from pellucid.core.tracing import capture, find_module, patch
+from pellucid.core.tracing import Site, capture, find_module, patch
 from torch import nn
 
 JOINT = ("if", "sd3", "flux")
@@ -18,7 +18,7 @@ EXPECTED = {
     "sd": (11, 11, 17, 11),
     "sd2": (11, 11, 17, 11),
     "sdxl": (11, 11, 11, 11),
-    "if": (7, 0, 17, 0),
+    "if": (7, 0, 15, 0),
     "sd3": (3, 0, 0, 3),
     "pixart": (3, 3, 0, 3),
     "flux": (3, 2, 0, 5),
@@ -86,7 +86,7 @@ def test_keys_and_values_read_the_text_and_nothing_but_the_text(family: str) -> 
         inputs: dict[str, torch.Tensor] = {}
         hooks = [
             find_module(anatomy.denoiser, name).register_forward_pre_hook(
-                lambda _, args, name=name: inputs.setdefault(name, args[0])
+                lambda _, args, name=name, inputs=inputs: inputs.setdefault(name, args[0])
             )
             for name in projections
         ]
@@ -101,26 +101,37 @@ def test_keys_and_values_read_the_text_and_nothing_but_the_text(family: str) -> 
 
 
 @pytest.mark.parametrize("family", PIPELINES)
-def test_with_all_layers_and_the_pooled_text_restored_the_picture_is_restored(family: str) -> None:
+def test_with_all_layers_restored_the_picture_is_restored(family: str) -> None:
+    """In SD3 and Flux with the pooled text too, which scales what the layers write."""
     pipe = tiny_pipeline(family)
     anatomy = denoiser_anatomy(pipe)
     sites = [anatomy.site(layer) for layer in anatomy.layers]
-    if anatomy.pooled:
-        name = "add_embedding" if family in ("sdxl", "if") else "time_text_embed"
-        sites.append(type(sites[0])(name, "output"))
-    with capture(anatomy.denoiser, sites) as clean:
+    pooled = Site("time_text_embed", "output")
+    with capture(anatomy.denoiser, [*sites, *([pooled] if family in ("sd3", "flux") else [])]) as clean:
         picture = run(pipe, "a dog", steps=2)
-    other = run(pipe, "a cat", steps=2)
-    assert (picture - other).abs().max() > 1e-2
-    replay = {site: (lambda _, call, site=site: clean[site][call]) for site in sites}
+    assert (run(pipe, "a cat", steps=2) - picture).abs().max() > 1e-2
+    replay = {site: (lambda _, call, site=site: clean[site][call]) for site in clean}
     with patch(anatomy.denoiser, replay):
-        restored = run(pipe, "a cat", steps=2)
-    torch.testing.assert_close(restored, picture, rtol=0, atol=1e-5)
-    # The pooled text matters exactly where it is said to.
-    if anatomy.pooled:
-        replay.pop(sites[-1])
-        with patch(anatomy.denoiser, replay):
-            assert (run(pipe, "a cat", steps=2) - picture).abs().max() > 1e-3
+        torch.testing.assert_close(run(pipe, "a cat", steps=2), picture, rtol=0, atol=1e-5)
+    # A check of the check: with the last layer that reads text left out, or the pooled text, it is not.
+    last = Site(anatomy.cross_attentions[-1].name, "output")
+    for left_out in [last, *([pooled] if pooled in replay else [])]:
+        with patch(anatomy.denoiser, {site: how for site, how in replay.items() if site != left_out}):
+            assert (run(pipe, "a cat", steps=2) - picture).abs().max() > 1e-4, left_out
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_pooled_text_goes_round_the_layers_where_it_is_said_to(family: str) -> None:
+    """With the inputs of all key and value projections restored, the rest is the pooled text's doing."""
+    pipe = tiny_pipeline(family)
+    anatomy = denoiser_anatomy(pipe)
+    assert anatomy.pooled == (family in ("sdxl", "if", "sd3", "flux"))
+    sites = [Site(name, "input") for layer in anatomy.cross_attentions for name in (layer.key, layer.value)]
+    with capture(anatomy.denoiser, sites) as clean:
+        picture = run(pipe, "a dog")
+    with patch(anatomy.denoiser, {site: (lambda _, call, site=site: clean[site][call]) for site in sites}):
+        gap = (run(pipe, "a cat") - picture).abs().max()
+    assert gap > 1e-4 if anatomy.pooled else gap < 1e-6
 
 
 def test_labels_tell_block_kind_and_number() -> None:

@@ -150,17 +150,27 @@ def test_one_rank_for_all_modules_and_no_alpha(tmp_path):
 
 
 def picture(pipe, family):
-    """Pixels from 0 to 1. Little guidance: at 7.5 these random models make 1e-5 of a float32 rounding already."""
+    """Pixels from 0 to 1, with little guidance: it enlarges float32's rounding along with all else."""
     options = {"pixart": {"use_resolution_binning": False, "clean_caption": False}, "if": {"clean_caption": False}}
     found = pipe(
         "a dog in the style of van gogh",
-        num_inference_steps=STEPS,
-        guidance_scale=G,
+        num_inference_steps=2,
+        guidance_scale=2.0,
         output_type="np",
         generator=torch.Generator().manual_seed(0),
         **options.get(family, {}),
     )
     return np.asarray(found.images)
+
+
+def calm(family):
+    """A tiny pipeline with the denoiser's weights made smaller: as drawn, it makes 3e-5 of a rounding in float32."""
+    pipe = tiny_pipeline(family)
+    denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    for parameter in denoiser.parameters():
+        if parameter.ndim > 1:
+            parameter.mul_(0.6)
+    return pipe
 
 
 def text_reading(pipe, component, number):
@@ -184,7 +194,7 @@ def encoders(family):
 
 @pytest.mark.parametrize("family", ["sd", "sd2", "sdxl", "if", "sd3", "flux"])
 def test_load_lora_weights_gives_the_same_pictures(family, tmp_path):
-    pipe = tiny_pipeline(family)
+    pipe = calm(family)
     denoiser = "unet" if hasattr(pipe, "unet") else "transformer"
     a = edit(pipe, (*text_reading(pipe, denoiser, 3), *encoders(family)))
     plain = picture(pipe, family)
@@ -202,7 +212,7 @@ def test_load_lora_weights_gives_the_same_pictures(family, tmp_path):
 
 @pytest.mark.parametrize("module", [CLIP_0, "encoder.layers.0.mlp.fc1", "encoder.layers.2.mlp.fc2"])
 def test_an_edit_of_the_text_encoder_alone(module, tmp_path):
-    pipe = tiny_pipeline("sd")
+    pipe = calm("sd")
     a = edit(pipe, (f"text_encoder.{module}",))
     (path,) = a.to_lora(pipe, tmp_path)
     assert all(key.startswith(f"text_encoder.text_model.{module}.lora_") for key in load_file(path))
@@ -219,7 +229,7 @@ def test_an_edit_of_the_text_encoder_alone(module, tmp_path):
 def test_what_the_pipeline_cannot_load_becomes_peft_adapters(family, tmp_path):
     from peft import PeftModel
 
-    pipe = tiny_pipeline(family)
+    pipe = calm(family)
     denoiser = "transformer" if family == "pixart" else "unet"
     attention = "text_encoder.encoder.block.0.layer.0.SelfAttention.o"
     a = edit(pipe, (*text_reading(pipe, denoiser, 2), attention))

@@ -13,7 +13,8 @@ PROMPTS = ["a house in the style of van gogh", "a dog"]
 
 @pytest.fixture(scope="module", params=PIPELINES)
 def pipe(request):
-    return tiny_pipeline(request.param)
+    # In double precision, so that rounding, which depends on the size of a batch, stays far below the tolerance.
+    return tiny_pipeline(request.param).to(torch.float64)
 
 
 def test_encoded_prompts_give_the_pictures_of_the_pipeline_itself(pipe):
@@ -39,8 +40,8 @@ def test_a_row_depends_on_its_own_prompt_and_seed_only(pipe):
     batch = generate(pipe, both.take([0, 1, 0]), [3, 4, 5], steps=2, output="latents")
     alone = generate(pipe, encode(pipe, PROMPTS[:1]), [3], steps=2, output="latents")
     cut = generate(pipe, both.take([0, 1, 0]), [3, 4, 5], steps=2, output="latents", chunk=2)
-    torch.testing.assert_close(batch[:1], alone, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(batch, cut, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(batch[:1], alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(batch, cut, atol=1e-5, rtol=1e-5)
     assert (batch[0] - batch[2]).abs().max() > 0.01
 
 
@@ -56,7 +57,7 @@ def test_conditionings_stack_take_and_replace(pipe):
     mixed = both.replaced(positive)
     assert mixed.arguments.keys() == both.arguments.keys()
     torch.testing.assert_close(
-        mixed.arguments["prompt_embeds"], swapped.arguments["prompt_embeds"], atol=1e-4, rtol=1e-4
+        mixed.arguments["prompt_embeds"], swapped.arguments["prompt_embeds"], atol=1e-5, rtol=1e-5
     )
 
 

@@ -29,7 +29,8 @@ PROMPT, TARGET = "a house in the style of van gogh", "a painting"
 
 @pytest.fixture(scope="module", params=PIPELINES)
 def pipe(request):
-    return tiny_pipeline(request.param)
+    # In double precision, so that rounding, which depends on the size of a batch, stays far below the tolerance.
+    return tiny_pipeline(request.param).to(torch.float64)
 
 
 def single_stream(pipe):
@@ -45,14 +46,14 @@ def close(a, b, tolerance=1e-5):
 
 
 def one(pipe, prompt, seed):
-    return generate(pipe, encode(pipe, [prompt]), [seed], steps=3, guidance=5.0, output="latents")[0]
+    return generate(pipe, encode(pipe, [prompt]), [seed], steps=2, guidance=5.0, output="latents")[0]
 
 
 def test_all_layers_altered_give_the_target_picture(pipe):
     anatomy = denoiser_anatomy(pipe)
     if single_stream(pipe):
         # Single-stream blocks have no text keys: take them out to see the rest agree.
-        pipe = tiny_pipeline("flux")
+        pipe = tiny_pipeline("flux").to(torch.float64)
         pipe.transformer.single_transformer_blocks = torch.nn.ModuleList()
         anatomy = denoiser_anatomy(pipe)
     layers = len(anatomy.cross_attentions)
@@ -62,7 +63,7 @@ def test_all_layers_altered_give_the_target_picture(pipe):
         TARGET,
         5,
         [Window(0, layers), Window(0, 1), Window(layers - 1, 1)],
-        steps=3,
+        steps=2,
         guidance=5.0,
         pooled=anatomy.pooled,
         chunk=3,
@@ -74,7 +75,7 @@ def test_all_layers_altered_give_the_target_picture(pipe):
     assert (got.original - got.target).abs().max() > 0.01
     assert (got.altered[1] - got.target).abs().max() > 1e-4
     if anatomy.pooled:
-        without = locogen_images(pipe, PROMPT, TARGET, 5, [Window(0, layers)], steps=3, guidance=5.0, output="latents")
+        without = locogen_images(pipe, PROMPT, TARGET, 5, [Window(0, layers)], steps=2, guidance=5.0, output="latents")
         assert (without.altered[0] - got.target).abs().max() > 1e-4
     else:
         with pytest.raises(SiteError, match="no pooled text"):
@@ -89,7 +90,7 @@ def test_rows_of_one_batch_equal_a_run_with_the_targets_stored_inputs(pipe, pool
     layers = anatomy.cross_attentions
     window = Window(1, min(2, len(layers) - 1))
     with warned(pipe):
-        got = locogen_images(pipe, PROMPT, TARGET, 5, [window], steps=3, guidance=5.0, pooled=pooled, output="latents")
+        got = locogen_images(pipe, PROMPT, TARGET, 5, [window], steps=2, guidance=5.0, pooled=pooled, output="latents")
     sites = [Site(name, "input") for layer in window.layers for name in (layers[layer].key, layers[layer].value)]
     extra = [pooled_site(anatomy.denoiser)] if pooled else []
     masks = {}
@@ -140,7 +141,7 @@ def test_where_text_keys_depend_on_the_prompt_only_the_altered_model_reads_two_p
     anatomy = denoiser_anatomy(pipe)
     layers = anatomy.cross_attentions
     window = Window(1, 2)
-    got = locogen_images(pipe, PROMPT, TARGET, 5, [window], steps=3, guidance=5.0, output="latents")
+    got = locogen_images(pipe, PROMPT, TARGET, 5, [window], steps=2, guidance=5.0, output="latents")
     text = encode(pipe, [TARGET]).arguments["prompt_embeds"]
     sites = [Site(name, "input") for layer in window.layers for name in (layers[layer].key, layers[layer].value)]
     with patch(anatomy.denoiser, dict.fromkeys(sites, lambda value, _: torch.cat([value[:1], text]))):

@@ -17,7 +17,8 @@ PROMPT = "a house in the style of van gogh"
 
 @pytest.fixture(scope="module", params=PIPELINES)
 def pipe(request):
-    return tiny_pipeline(request.param)
+    # In double precision, so that rounding, which depends on the size of a batch, stays far below the tolerance.
+    return tiny_pipeline(request.param).to(torch.float64)
 
 
 def subject(pipe):
@@ -46,7 +47,7 @@ def test_all_layers_restored_give_the_clean_picture_and_none_the_corrupted_one(p
         corrupted,
         [everything, [Site("", "output")], []],
         5,
-        steps=3,
+        steps=2,
         guidance=5.0,
         chunk=8,
         output="latents",
@@ -55,8 +56,8 @@ def test_all_layers_restored_give_the_clean_picture_and_none_the_corrupted_one(p
     close(got[2], got[0])
     close(got[3], got[0])
     close(got[4], got[1])
-    close(got[:1], generate(pipe, clean, [5], steps=3, guidance=5.0, output="latents"))
-    close(got[1:2], generate(pipe, corrupted, [5], steps=3, guidance=5.0, output="latents"))
+    close(got[:1], generate(pipe, clean, [5], steps=2, guidance=5.0, output="latents"))
+    close(got[1:2], generate(pipe, corrupted, [5], steps=2, guidance=5.0, output="latents"))
 
 
 def test_rows_of_one_batch_equal_runs_one_by_one_with_stored_activations(pipe):
@@ -97,7 +98,7 @@ def test_windows_and_pixels():
 
 
 def test_without_guidance_the_batch_is_not_doubled():
-    pipe = tiny_pipeline("sd")
+    pipe = tiny_pipeline("sd").to(torch.float64)
     anatomy = denoiser_anatomy(pipe)
     everything = list(traced_sites(anatomy).values())
     clean, corrupted = conditionings(pipe)

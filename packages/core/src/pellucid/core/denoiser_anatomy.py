@@ -75,9 +75,10 @@ class DenoiserAnatomy:
         component: its name in the pipeline.
         denoiser: the model.
         cross_attentions: where it reads the text.
-        layers: all that writes into the picture's stream: with everything restored, the picture is restored too. The
-            only other way from the text to the picture is `pooled`.
-        pooled: whether pooled text scales and shifts the layers beside cross-attention (SDXL, IF, SD3, Flux).
+        layers: all that writes into the picture's stream. With the outputs of all of them restored, the picture is
+            restored too; in SD3 and Flux the pooled text must be restored as well, since it scales what is written.
+        pooled: whether pooled text reaches the layers beside cross-attention (SDXL, IF, SD3, Flux), through the
+            denoiser's `add_embedding` or `time_text_embed`.
     """
 
     component: Literal["unet", "transformer"]

@@ -1,4 +1,4 @@
-"""Tells the sites of a text-to-image pipeline's text encoders by meaning: CLIP's (one, two or three of them) and T5's."""
+"""Tells the sites of a text-to-image pipeline's text encoders by meaning: CLIP's (one or two of them) and T5's."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any

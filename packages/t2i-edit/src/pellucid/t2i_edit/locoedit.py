@@ -1,14 +1,15 @@
 """LocoEdit (thesis 5.9.1): a closed-form edit of the key and value projections of a few cross-attention layers."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pellucid.core.denoiser_anatomy import denoiser_anatomy
 from pellucid.core.edits import WeightEdit, solve
+from pellucid.core.errors import OptionError
 
 from .concepts import ConceptPrompts
-from .text_keys import projections, read_projections
+from .text_keys import matched_places, projections, read_projections
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -17,7 +18,13 @@ RIDGE = 0.01
 
 
 def locoedit(
-    pipe: "DiffusionPipeline", concepts: Sequence[ConceptPrompts], layers: Sequence[int], *, ridge: float = RIDGE
+    pipe: "DiffusionPipeline",
+    concepts: Sequence[ConceptPrompts],
+    layers: Sequence[int],
+    *,
+    ridge: float = RIDGE,
+    following: bool = False,
+    preserved: Sequence[ConceptPrompts] = (),
 ) -> WeightEdit:
     """Let prompts with a concept act as their targets do, in some cross-attention layers.
 
@@ -33,58 +40,40 @@ def locoedit(
         concepts: one or more, edited together.
         layers: numbers of cross-attention layers in the order of execution, such as those that LocoGen finds.
         ridge: lambda of the thesis; small ones edit fully, large ones keep the weights.
+        following: map the tokens after the concept's last one as well, up to the last padding; the thesis does not.
+        preserved: concepts whose prompts shall act as before at the tokens that are mapped; the thesis has none.
 
     Raises:
-        OptionError: there is no such layer.
+        OptionError: there is no such layer, or no concept.
         DataError: a concept is not in its prompt, or stands too far behind.
     """
+    if not concepts:
+        raise OptionError("there is no concept to edit: give one or more")
     names = projections(pipe, layers)
-    prompts = [prompt for concept in concepts for prompt in concept.prompts]
-    targets = [target for concept in concepts for target in concept.targets]
-    subjects = [concept.concept for concept in concepts for _ in concept.prompts]
-    replacements = [words for concept in concepts for words in concept.replacements]
-    old, new = (read_projections(pipe, names, *said) for said in ((prompts, subjects), (targets, replacements)))
+    old_places, new_places = matched_places(pipe, concepts, following)
+    old = read_projections(pipe, names, [prompt for concept in concepts for prompt in concept.prompts], old_places)
+    new = read_projections(pipe, names, [target for concept in concepts for target in concept.targets], new_places)
+    keys = {name: [old[name][0]] for name in names}
+    values = {name: [new[name][1]] for name in names}
+    if preserved:
+        same = [prompt for concept in preserved for prompt in concept.prompts]
+        kept = read_projections(pipe, names, same, matched_places(pipe, preserved, following)[0])
+        for name in names:
+            keys[name].append(kept[name][0])
+            values[name].append(kept[name][1])
     component = denoiser_anatomy(pipe).component
     return WeightEdit.of(
-        pipe, [solve(pipe, f"{component}.{name}", old[name][0], new[name][1], ridge) for name in names]
+        pipe,
+        [solve(pipe, f"{component}.{name}", torch.cat(keys[name]), torch.cat(values[name]), ridge) for name in names],
     )
 
 
-def edit_all_layers(
-    pipe: "DiffusionPipeline",
-    concepts: Sequence[ConceptPrompts],
-    *,
-    preserved: Sequence[ConceptPrompts] = (),
-    ridge: float = RIDGE,
-) -> WeightEdit:
+def edit_all_layers(pipe: "DiffusionPipeline", concepts: Sequence[ConceptPrompts], **options: Any) -> WeightEdit:
     """The baseline: the same closed form in ALL cross-attention layers, as UCE does (Gandikota et al. 2024).
 
     Args:
         pipe: the pipeline.
         concepts: as for `locoedit`.
-        preserved: further concepts whose prompts shall act as before.
-        ridge: as for `locoedit`.
+        options: as for `locoedit`.
     """
-    layers = range(len(denoiser_anatomy(pipe).cross_attentions))
-    if not preserved:
-        return locoedit(pipe, concepts, layers, ridge=ridge)
-    names = projections(pipe, layers)
-    edit = locoedit(pipe, concepts, layers, ridge=ridge)
-    kept = read_projections(
-        pipe,
-        names,
-        [prompt for concept in preserved for prompt in concept.prompts],
-        [concept.concept for concept in preserved for _ in concept.prompts],
-    )
-    component = denoiser_anatomy(pipe).component
-    both = [
-        type(update)(
-            update.module,
-            torch.cat([update.keys, kept[name][0]]),
-            torch.cat([update.residuals, update.residuals.new_zeros(len(kept[name][0]), update.residuals.shape[1])]),
-            ridge,
-        )
-        for name, update in zip(names, edit.updates, strict=True)
-        if update.module == f"{component}.{name}"
-    ]
-    return WeightEdit.of(pipe, both)
+    return locoedit(pipe, concepts, range(len(denoiser_anatomy(pipe).cross_attentions)), **options)

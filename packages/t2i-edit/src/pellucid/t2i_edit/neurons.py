@@ -11,7 +11,7 @@ from pellucid.core.tracing import Site, patch
 from torch import Tensor
 
 from .concepts import ConceptPrompts
-from .text_keys import projections, read_projections
+from .text_keys import matched_places, projections, read_projections
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -38,8 +38,9 @@ def neuron_scores(pipe: "DiffusionPipeline", concept: ConceptPrompts, layers: Se
     if len(concept) < 2:
         raise DataError(f"{concept.concept!r} has one prompt: give two or more, for a variance")
     names = projections(pipe, layers)
-    there = read_projections(pipe, names, concept.prompts, [concept.concept] * len(concept))
-    gone = read_projections(pipe, names, concept.targets, concept.replacements)
+    old, new = matched_places(pipe, [concept], following=False)
+    there = read_projections(pipe, names, concept.prompts, old)
+    gone = read_projections(pipe, names, concept.targets, new)
     return {name: z_scores(there[name][1], gone[name][1]) for name in names}
 
 

@@ -41,9 +41,7 @@ def diff_quickfix(
     """
     encoders = [anatomy for anatomy in text_anatomies(pipe) if anatomy.causal]
     if not encoders:
-        raise OptionError(
-            f"{type(pipe).__name__} has no CLIP text encoder, which this edit changes: use locoedit"
-        )
+        raise OptionError(f"{type(pipe).__name__} has no CLIP text encoder, which this edit changes: use locoedit")
     if wrong := [anatomy for anatomy in encoders if not 0 <= layer < anatomy.layers]:
         raise OptionError(f"{wrong[0].component} has no layer {layer}: it has {wrong[0].layers}, counted from 0")
     prompts = [prompt for concept in concepts for prompt in concept.prompts]

@@ -1,8 +1,7 @@
 """What a denoiser's key and value projections read and write at a subject's last token."""
 
-import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pellucid.core.denoiser_anatomy import denoiser_anatomy
@@ -10,9 +9,10 @@ from pellucid.core.errors import OptionError
 from pellucid.core.tracing import Site, capture
 from torch import Tensor
 
+from .concepts import ConceptPrompts
 from .conditioning import encode
 from .generation import generate
-from .subjects import last_subject_position
+from .positions import segment_ends, text_positions
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -20,40 +20,6 @@ if TYPE_CHECKING:
 # How many steps to look at where the text changes on its way through the denoiser; elsewhere one is enough.
 _STEPS = 4
 _ENDS: tuple[Literal["input"], Literal["output"]] = ("input", "output")
-
-
-def text_positions(pipe: "DiffusionPipeline", prompt: str, subject: str) -> tuple[int, ...]:
-    """Where a subject's last token stands in the sequence of text that the denoiser reads.
-
-    Args:
-        pipe: Stable Diffusion 1, 2, XL or 3, DeepFloyd IF, PixArt or Flux.
-        prompt: the text.
-        subject: words of it.
-
-    Returns:
-        One place; in SD3 two, since it reads CLIP's tokens and then T5's.
-
-    Raises:
-        DataError: the subject is not in the prompt, or is cut off.
-    """
-    kind = type(pipe).__name__
-    parts: Any = pipe
-    if kind.startswith("StableDiffusion3"):
-        clip = last_subject_position(parts.tokenizer, prompt, subject)
-        if parts.text_encoder_3 is None:
-            return (clip,)
-        far = last_subject_position(parts.tokenizer_3, prompt, subject, length=_t5_length(pipe))
-        return clip, parts.tokenizer_max_length + far
-    if kind.startswith("Flux"):
-        return (last_subject_position(parts.tokenizer_2, prompt, subject, length=_t5_length(pipe)),)
-    length = _t5_length(pipe) if kind.startswith(("IF", "PixArt")) else None
-    return (last_subject_position(parts.tokenizer, prompt, subject, length=length),)
-
-
-def _t5_length(pipe: Any) -> int:
-    """How many of T5's tokens a pipeline reads: what its `encode_prompt` has by default, and 77 in DeepFloyd IF."""
-    asked = inspect.signature(pipe.encode_prompt).parameters.get("max_sequence_length")
-    return 77 if asked is None else int(asked.default)
 
 
 def projections(pipe: "DiffusionPipeline", layers: Sequence[int]) -> tuple[str, ...]:
@@ -70,26 +36,56 @@ def projections(pipe: "DiffusionPipeline", layers: Sequence[int]) -> tuple[str, 
     return tuple(name for layer in layers for name in (found[layer].key, found[layer].value))
 
 
+def matched_places(
+    pipe: "DiffusionPipeline", concepts: Sequence[ConceptPrompts], following: bool
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Which tokens of each target take the place of which tokens of its prompt.
+
+    Args:
+        pipe: the pipeline.
+        concepts: prompts and targets.
+        following: not only the last token of the concept and of what stands in its place, but also all tokens after
+            these, the padding included: in a causal text encoder they tell of the concept, too.
+
+    Returns:
+        For each prompt and for each target, positions in the text that the denoiser reads, as many in the one as in
+        the other.
+    """
+    total = encode(pipe, [concepts[0].prompts[0]]).arguments["prompt_embeds"].shape[1]
+    old: list[list[int]] = []
+    new: list[list[int]] = []
+    for concept in concepts:
+        for prompt, target, words in zip(concept.prompts, concept.targets, concept.replacements, strict=True):
+            old.append([])
+            new.append([])
+            ends = segment_ends(pipe, total)
+            starts = text_positions(pipe, prompt, concept.concept), text_positions(pipe, target, words)
+            for end, here, there in zip(ends, *starts, strict=True):
+                count = end - max(here, there) if following else 1
+                old[-1] += range(here, here + count)
+                new[-1] += range(there, there + count)
+    return old, new
+
+
 def read_projections(
-    pipe: "DiffusionPipeline", names: Sequence[str], prompts: Sequence[str], subjects: Sequence[str]
+    pipe: "DiffusionPipeline", names: Sequence[str], prompts: Sequence[str], places: Sequence[Sequence[int]]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """What key and value projections read and write at each subject's last token.
+    """What key and value projections read and write at some tokens.
 
     In a UNet and in PixArt the text is the same at every step and layer, and one step tells all. In SD3 and Flux it is
-    changed by each block, so that the first four of a four-step generation are taken, each as a key of its own.
+    changed by each block, so that all steps of a four-step generation are taken, each as a key of its own.
 
     Args:
         pipe: the pipeline.
         names: of `projections`.
         prompts: texts, one or more.
-        subjects: words of each.
+        places: positions in each.
 
     Returns:
         For each name the inputs (n, in) and the outputs (n, out), float64 on the CPU. The rows go through the steps,
         in each through the prompts, and for each prompt through its positions.
     """
     anatomy = denoiser_anatomy(pipe)
-    places = [text_positions(pipe, prompt, subject) for prompt, subject in zip(prompts, subjects, strict=True)]
     rows = [row for row, found in enumerate(places) for _ in found]
     columns = [place for found in places for place in found]
     steps = _STEPS if type(pipe).__name__.startswith(("StableDiffusion3", "Flux")) else 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pellucid.core.errors import DataError
 
-from . import animals, countries, mnist5k, smollm2
+from . import animals, countries, mnist5k, smollm2, world_prompts
 from .tinyworld import shipping
 
 
@@ -91,6 +91,24 @@ ASSETS = {
             partial(shipping.tinyworld, "tinyworld-sd"),
             partial(shipping.cached, "tinyworld-sd"),
         ),
+        Asset(
+            "tinyworld-probes",
+            "captions of the drawn world with the words that name an attribute",
+            "0.1 MB",
+            "MIT",
+            "shipped",
+            partial(world_prompts.world_prompts, "tinyworld-probes"),
+            partial(world_prompts.cached, "tinyworld-probes"),
+        ),
+        Asset(
+            "tinyworld-concepts",
+            "styles, objects and facts of the drawn world to edit, with targets",
+            "0.2 MB",
+            "MIT",
+            "shipped",
+            partial(world_prompts.world_prompts, "tinyworld-concepts"),
+            partial(world_prompts.cached, "tinyworld-concepts"),
+        ),
     )
 }
 
@@ -100,7 +118,8 @@ def resolve(name: str) -> Path:
 
     Args:
         name: a key of `ASSETS`: `smollm2` (a folder), `countries` (a JSON Lines file), `mnist5k` or `animals`
-            (safetensors files), `tinyworld-clip` or `tinyworld-sd` (folders).
+            (safetensors files), `tinyworld-clip` or `tinyworld-sd` (folders),
+            `tinyworld-probes` or `tinyworld-concepts` (JSON Lines files).
 
     Raises:
         DataError: there is no such asset, its source is not installed, or the cache cannot be written.
