@@ -61,6 +61,7 @@ def test_the_same_pipeline_comes_back_ready_and_silent(
     pipe = tiny_pipeline(family)
     pipe.save_pretrained(tmp_path)
     capsys.readouterr()
+    caplog.clear()
     loaded = load_pipeline(tmp_path)
     assert capsys.readouterr() == ("", "")
     assert not caplog.records

@@ -98,6 +98,25 @@ def fewshot(
     _write("fewshot", run, out, {"tasks": tasks, "slow": slow, "many": many}, seed, fresh, as_json, tables, figures)
 
 
+@app.command()
+def edits(
+    out: Out = Path("runs/bench-edits"),
+    prompts: Annotated[int, typer.Option("-n", min=1, help="Prompts of each edit.")] = 16,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")] = 2,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Time closed-form edits against the d x d inverse, and tracing against repeating the clean run."""
+    from .edits import measure, summary
+
+    def run() -> tuple[dict[str, Any], str]:
+        found = measure(prompts, threads, seed)
+        return found, summary(found)
+
+    _write("edits", run, out, {"prompts": prompts, "threads": threads}, seed, fresh, as_json)
+
+
 def _write(
     name: str,
     run: Any,

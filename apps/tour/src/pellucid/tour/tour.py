@@ -11,7 +11,7 @@ from pellucid.core.sweeps import session
 
 from .chapter import Chapter, Setting
 
-CHAPTERS = ("circuits", "influence", "fewshot")
+CHAPTERS = ("circuits", "influence", "fewshot", "pictures")
 
 
 def run_tour(out: str | Path, only: Sequence[str] = CHAPTERS, seed: int = 0, workers: int = 2) -> Report:

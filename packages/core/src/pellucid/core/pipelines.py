@@ -5,14 +5,14 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .assets import resolve_asset
 from .errors import ModelError, OptionError
-from .quiet import quiet
+from .quiet import import_bitsandbytes, quiet
 from .revision import TIMEOUT, content_hash, is_fixed
 
 if TYPE_CHECKING:
@@ -185,15 +185,15 @@ def _check_weights(spec: PipelineSpec, folder: Path, index: dict[str, Any]) -> N
 
 def _load(spec: PipelineSpec, folder: Path, index: dict[str, Any]) -> Any:
     import torch
-    from diffusers import DiffusionPipeline
 
     options: dict[str, Any] = {} if spec.variant is None else {"variant": spec.variant}
     if not spec.safety_checker and "safety_checker" in index:
         options |= {"safety_checker": None, "requires_safety_checker": False}
+    kind = _pipeline_class()
     try:
         with _hushed() as complaints:
-            pipe = DiffusionPipeline.from_pretrained(
-                folder, torch_dtype=getattr(torch, spec.dtype), use_safetensors=True, local_files_only=True, **options
+            pipe = kind.from_pretrained(
+                folder, dtype=getattr(torch, spec.dtype), use_safetensors=True, local_files_only=True, **options
             )
     except Exception as error:  # diffusers and transformers raise a dozen classes for what is wrong with a checkpoint
         raise ModelError(f"{spec.name} cannot be loaded: {_first_line(error)}") from error
@@ -205,6 +205,15 @@ def _load(spec: PipelineSpec, folder: Path, index: dict[str, Any]) -> Any:
         return pipe.to(spec.device)
     except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
         raise OptionError(f"device {spec.device!r} cannot be used here: {_first_line(error)}") from error
+
+
+def _pipeline_class() -> Any:
+    # Diffusers imports bitsandbytes where it is installed: this does so first, without its remark on a kernel.
+    with suppress(ModelError):
+        import_bitsandbytes()
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline
 
 
 @contextmanager
@@ -236,15 +245,14 @@ def _hushed() -> Iterator[list[str]]:
 
 
 def _download(spec: PipelineSpec) -> Path:
-    from diffusers import DiffusionPipeline
-
     commit, folder = _find_on_hub(spec)
     if folder is not None:
         return folder
     options = {} if spec.variant is None else {"variant": spec.variant}
+    kind = _pipeline_class()
     try:
         with _hushed():
-            return Path(DiffusionPipeline.download(spec.name, revision=commit, use_safetensors=True, **options))
+            return Path(kind.download(spec.name, revision=commit, use_safetensors=True, **options))
     except Exception as error:  # the hub's classes, and diffusers' own for a repository without safetensors
         raise ModelError(f"{spec.name} cannot be downloaded: {_first_line(error)}") from error
 

@@ -2,6 +2,31 @@
 
 from pellucid.core.lazy import lazy_exports
 
-_HOMES: dict[str, str] = {}
+_HOMES = {
+    "ConceptPrompts": "concepts",
+    "Conditioning": "conditioning",
+    "Probe": "probes",
+    "Window": "locogen",
+    "concept_ablation": "baselines",
+    "concept_erase": "baselines",
+    "concept_prompts": "concepts",
+    "diff_quickfix": "quickfix",
+    "dropped": "neurons",
+    "edit_all_layers": "locoedit",
+    "encode": "conditioning",
+    "encoder_positions": "positions",
+    "fid": "evaluation",
+    "generate": "generation",
+    "load_scorer": "scorers",
+    "locogen_images": "locogen",
+    "locogen_search": "locogen",
+    "neuron_scores": "neurons",
+    "nominal_probes": "probes",
+    "read_concepts": "concepts",
+    "read_probes": "probes",
+    "top_neurons": "neurons",
+    "trace_text": "text_tracing",
+    "trace_unet": "unet_tracing",
+}
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOMES)

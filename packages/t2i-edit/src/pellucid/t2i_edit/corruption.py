@@ -127,7 +127,8 @@ def embedding_scale(table: nn.Module) -> tuple[float, int]:
     if not isinstance(getattr(table, "weight", None), Tensor):
         raise ModelError(f"{type(table).__name__} has no embedding table whose scale the noise could take")
     with align_module_device(table):
-        return float(table.weight.float().std()), table.weight.shape[-1]
+        weight = table.get_parameter("weight")
+        return float(weight.float().std()), weight.shape[-1]
 
 
 def rng(prompt: str, seed: int, what: str) -> torch.Generator:

@@ -158,11 +158,11 @@ def locate(
             by_prompt.setdefault(cell.prompt, []).append(row)
         groups = by_prompt.values()
         altered = np.array([np.mean([row.altered for row in group], axis=0) for group in groups]).T
-        ends = (
+        original, replaced = (
             np.array([np.mean([getattr(row, name) for row in group]) for group in groups])
             for name in ("original", "replaced")
         )
-        return altered, *ends
+        return altered, original, replaced
 
     def selecting(windows: list[Window]) -> np.ndarray:
         return scores(select, windows[0].size)[0]

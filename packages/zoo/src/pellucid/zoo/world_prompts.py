@@ -39,8 +39,8 @@ def cached(name: str) -> Path | None:
 def probe_lines() -> Iterator[dict[str, str]]:
     """Captions, each with the words that name the attribute."""
     for name in OBJECTS:
-        for style in STYLES:
-            yield _probe(Scene((Thing(name),), style=style), style, "style")
+        for artist in STYLES:
+            yield _probe(Scene((Thing(name),), style=artist), artist, "style")
         for colour in COLOURS:
             yield _probe(Scene((Thing(name, colour),)), colour, "colour")
         for place in PLACES:
@@ -57,11 +57,11 @@ def concept_lines() -> Iterator[dict[str, str]]:
     somebody who does not hold it.
     """
     colours = list(COLOURS)
-    for style in STYLES:
+    for artist in STYLES:
         for number in range(2 * len(OBJECTS)):
             turn, place = divmod(number, len(OBJECTS))
             thing = Thing(OBJECTS[place], colours[(3 * place + turn) % len(colours)])
-            yield _concept(style, "style", Scene((thing,), style=style), Scene((thing,)))
+            yield _concept(artist, "style", Scene((thing,), style=artist), Scene((thing,)))
     for name, other in zip(OBJECTS, (*OBJECTS[1:], OBJECTS[0]), strict=True):
         for colour in colours:
             for ground in (None, *PLACES):

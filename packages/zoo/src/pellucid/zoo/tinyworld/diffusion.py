@@ -32,7 +32,7 @@ class DiffusionRecipe:
         seed: fixes weights, batches, paraphrases and noise.
     """
 
-    steps: int = 7000
+    steps: int = 6000
     batch: int = 64
     rate: float = 6e-4
     unsaid: float = 0.1

@@ -127,12 +127,13 @@ def _diffusion(out: Path, device: str, resume: bool, clip: Path | None) -> None:
     renders, records = _pool(), _records(out) if resume else {}
     seen = CLIPModel.from_pretrained(clip or tinyworld("tinyworld-clip"))
     if "autoencoder" not in records:
-        stages = {"pixels": AutoencoderRecipe(), "look": RefiningRecipe()}
-        first = out / "first"
-        seconds = train_autoencoder(first, renders, stages["pixels"], device, resume)
+        plain, look, first = AutoencoderRecipe(), RefiningRecipe(), out / "first"
+        seconds = train_autoencoder(first, renders, plain, device, resume)
         net = AutoencoderKL.from_pretrained(first)
-        seconds += refine_autoencoder(out / "vae", renders, net, seen.vision_model, stages["look"], device, resume)
-        records["autoencoder"] = recorded(net, stages, renders, seconds, measure_autoencoder(net))
+        seconds += refine_autoencoder(out / "vae", renders, net, seen.vision_model, look, device, resume)
+        records["autoencoder"] = recorded(
+            net, {"pixels": plain, "look": look}, renders, seconds, measure_autoencoder(net)
+        )
         records["autoencoder"]["scaling_factor"] = net.config.scaling_factor
         _keep(out, records)
         forget(out / "vae")
