@@ -52,7 +52,7 @@ def test_a_baseline_learns_touches_what_it_says_and_leaves_the_model(pipe: Any, 
     before = {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
     clean, teacher, erase = _drawn(pipe), copy.deepcopy(pipe.unet), train is concept_erase
     more: dict[str, Any] = {} if erase else {"pictures": 4}
-    found = train(pipe, [STYLE], steps=40, rate=3e-3, batch=2, seed=1, **more)
+    found = train(pipe, [STYLE], steps=40, rate=1e-3, batch=4, seed=1, **more)
     assert all(any(end in name for end in ends) for name in found.weights)
     assert found.touched == sum(weight.numel() for weight in found.weights.values()) > 0
     for name, weight in pipe.unet.state_dict().items():
@@ -60,7 +60,7 @@ def test_a_baseline_learns_touches_what_it_says_and_leaves_the_model(pipe: Any, 
     assert not any(part.requires_grad or part.grad is not None for part in pipe.unet.parameters())
     far = _apart(pipe, teacher, erase)
     with found.applied(pipe):
-        assert _apart(pipe, teacher, erase) < 0.7 * far
+        assert _apart(pipe, teacher, erase) < 0.8 * far
         assert (_drawn(pipe) != clean).any()
     assert np.array_equal(_drawn(pipe), clean)
 

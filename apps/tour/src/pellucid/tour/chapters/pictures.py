@@ -67,7 +67,7 @@ def run(setting: Setting) -> Chapter:
         [
             finding,
             "The world is drawn by a program, so that a small network that reads attributes off pictures can judge "
-            f"what was generated, here in {SAMPLING.steps} denoising steps, of combinations that the training never showed.",
+            f"what was generated, here in {SAMPLING.steps} denoising steps, of combinations held out of training.",
             f"Noise on the words “{STYLE}” takes the style away; each layer of the UNet is then restored from the "
             f"clean run, one at a time (thesis 5.2). {best.label} brings most of it back: {best.effect}.",
             "The edit maps the style's text to that of the same prompt without it, in the key and value "
