@@ -96,7 +96,7 @@ def _generate(
     if blanked is not None and any(blanked):
         raise ModelError(
             f"the safety checker of {type(pipe).__name__} blanked {sum(map(bool, blanked))} of {len(seeds)} pictures, "
-            "so that their scores mean nothing: load the pipeline without it (safety_checker=None)"
+            "so that their scores mean nothing: load_pipeline(NAME, safety_checker=False)"
         )
     if isinstance(images, Tensor):
         images = (images / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
