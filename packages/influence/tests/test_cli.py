@@ -156,6 +156,7 @@ def test_one_line_for_each_bad_input(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["study", "--scale", "paper", "--settings", "lenet"], "needs images"),
         (["study", "--scale", "paper", "--settings", "lenet", "--data", tmp_path / "no.npz"], "cannot be read"),
         (["study", "--steps", 3], "--data and --steps"),
+        (["study", "--cg-steps", 3], "--cg-steps is for MNIST-5k"),
     ]
     for number, (words, message) in enumerate(cases):
         code, said, err = run(capsys, *words, "--out", tmp_path / f"out{number}")

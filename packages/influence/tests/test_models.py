@@ -5,6 +5,9 @@ import sys
 import pytest
 import torch
 from pellucid.core.errors import ModelError, OptionError
+from pellucid.influence.datasets import load_data
+from pellucid.influence.descent import Recipe
+from pellucid.influence.jobs import accuracy
 from pellucid.influence.models import (
     NAMES,
     ModelChoice,
@@ -13,6 +16,7 @@ from pellucid.influence.models import (
     calibrate_batchnorm,
     count_parameters,
 )
+from pellucid.influence.retraining import TruthJob, train_base
 from torch import nn
 
 IMAGE = (1, 28, 28)
@@ -58,6 +62,14 @@ def test_convolutions_take_small_and_coloured_images(name: str) -> None:
     for shape in ((1, 8, 8), (3, 32, 32)):
         model = build_model(ModelChoice(name, shape, 4))
         assert model(torch.rand(2, *shape, dtype=torch.float64)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["narrow_vgg", "narrow_resnet"])
+def test_deep_networks_learn_with_weight_decay(name: str) -> None:
+    """From `Conv2d`'s own initial weights decay takes the VGG's to zero, and it stays at chance (0.1)."""
+    data = load_data("digits", dtype=torch.float32, limit=500)
+    job = TruthJob(data, ModelChoice(name, data.shape, 10), mode="warm", l2=0.001, recipe=Recipe(150, 0.003, batch=64))
+    assert (accuracy(train_base(job)[0]) or 0) > 0.6
 
 
 @pytest.mark.parametrize(("name", "kind"), [("vgg13", "VGG"), ("resnet18", "ResNet")])

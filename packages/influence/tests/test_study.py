@@ -118,6 +118,20 @@ def test_correlation_against_the_factor_of_weight_decay_is_drawn(small: Study) -
     assert [f.pairs for f in claims] == [3]
 
 
+def test_conjugate_gradients_stop_at_their_cap_and_what_is_left_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = quick(few()[0], solver="cg", curvature=False, damping=0.1)
+    whole = run_study([setting], tmp_path)
+    assert whole.notes == ()
+    assert whole.outcomes[0][1].residual < 1e-7
+    capped = run_study([replace(setting, cg_steps=2)], tmp_path)
+    assert capped.outcomes[0][1].residual > 1e-3
+    assert "products of 1 settings did not converge" in capped.notes[0]
+    assert "after at most 2 steps): raise --cg-steps" in caplog.text
+    assert capped.notes[0] in " ".join(study_section(capped).text)
+
+
 def test_a_setting_that_fails_is_left_out_and_told(tmp_path: Path) -> None:
     good = few()[0]
     bad = replace(good, recipe=Recipe(50, 1e200, "gd"))
@@ -171,6 +185,11 @@ def test_settings_as_the_thesis_has_them(tmp_path: Path) -> None:
     assert imagenet.retraining.steps == round(0.05 * imagenet.recipe.steps)
     zoo = image_settings(["small_cnn", "lenet"])
     assert {(s.model, s.l2) for s in zoo} == {(m, d) for m in ("small_cnn", "lenet") for d in (0.001, 0.0)}
+    deep = study_settings(["mnist5k"], "zoo", None, [0])
+    assert {s.model: (s.cg_steps, s.low) for s in deep} == {
+        "small_cnn": (1000, 20), "lenet": (1000, 20), "narrow_vgg": (100, 0), "narrow_resnet": (100, 0),
+    }  # fmt: skip
+    assert all(s.cg_steps == 7 for s in study_settings(["lenet", "narrow_vgg"], "zoo", None, [0], cg_steps=7))
     assert len({s.label for s in iris}) == len(iris)
     factors = study_settings(["decay", "small_cnn"], "zoo", None, [0])
     assert sorted(s.l2 for s in factors) == [0.0, 0.0001, 0.001, 0.01, 0.1]

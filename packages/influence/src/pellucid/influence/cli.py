@@ -178,6 +178,10 @@ def study(
     data: Annotated[str | None, typer.Option("--data", metavar="FILE", help="Images, for --scale paper.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Repeat each setting with so many seeds.")] = 5,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Instead of the thesis's, for images.")] = None,
+    cg_steps: Annotated[
+        int | None,
+        typer.Option("--cg-steps", min=1, help="Conjugate-gradient steps at most, for MNIST-5k (1000; deep: 100)."),
+    ] = None,
     seed: Seed = 0,
     workers: Workers = 0,
     address: Address = None,
@@ -194,8 +198,8 @@ def study(
     names = [name.strip() for name in settings.split(",") if name.strip()]
     finish(
         lambda: study_report(
-            names, out, scale=scale, data=data, seeds=seeds, steps=steps, seed=seed, workers=workers, address=address,
-            retry_failed=retry_failed,
+            names, out, scale=scale, data=data, seeds=seeds, steps=steps, cg_steps=cg_steps, seed=seed,
+            workers=workers, address=address, retry_failed=retry_failed,
         ),
         out, fresh, as_json,
     )  # fmt: skip

@@ -178,6 +178,7 @@ def study_report(
     data: str | None = None,
     seeds: int = 5,
     steps: int | None = None,
+    cg_steps: int | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Report:
@@ -190,17 +191,18 @@ def study_report(
         data: images, for `paper`.
         seeds: how many, from `seed` on.
         steps: of training, for images at `paper`.
+        cg_steps: of conjugate gradients at most, for images at `zoo`.
         seed: the first, and that of the intervals.
         options: of `run_study`, such as `workers`.
 
     Raises:
         PellucidError: a setting cannot be, or all failed.
     """
-    settings = study_settings(names, scale, data, range(seed, seed + seeds), steps)
+    settings = study_settings(names, scale, data, range(seed, seed + seeds), steps, cg_steps)
     study = run_study(settings, out, **options)
     config = {
         "scale": scale, "settings": list(names), "data": data, "seeds": seeds, "steps": steps,
-        "workers": options.get("workers", 0),
+        "cg_steps": cg_steps, "workers": options.get("workers", 0),
     }  # fmt: skip
     return Report(
         title="How fragile influence is",
@@ -216,13 +218,18 @@ def study_report(
 
 
 def study_settings(
-    names: Sequence[str], scale: str, data: str | None, seeds: Sequence[int], steps: int | None = None
+    names: Sequence[str],
+    scale: str,
+    data: str | None,
+    seeds: Sequence[int],
+    steps: int | None = None,
+    cg_steps: int | None = None,
 ) -> list[StudySetting]:
     """Return the settings of the names: iris; at the zoo's scale digits, mnist5k (all of `CNNS`), one of these, or
     decay (fig. 3.5 c); at the thesis's one of `PAPER`, with data of yours.
 
     Raises:
-        OptionError: there are no such settings, or data or steps are asked for where they have no place.
+        OptionError: there are no such settings, or data, steps or cg_steps are asked for where they have no place.
         DataError: the data cannot be read.
     """  # noqa: D205
     check_scale(scale)
@@ -235,12 +242,14 @@ def study_settings(
         raise OptionError(f"{images[0]} at scale paper needs images: give them with --data FILE")
     if (data is not None or steps is not None) and not (scale == "paper" and images):
         raise OptionError("--data and --steps are for images at --scale paper: leave them out, or add such settings")
+    if cg_steps is not None and not (scale == "zoo" and {"mnist5k", "decay", *CNNS} & set(names)):
+        raise OptionError("--cg-steps is for MNIST-5k at --scale zoo: leave it out, or add such settings")
     settings = iris_settings(scale, seeds) if "iris" in names else []
     if scale == "zoo":
         models = [name for name in CNNS if name in images or "mnist5k" in images]
         settings += digits_settings(seeds) if "digits" in names else []
-        settings += image_settings(models, seeds)
-        return settings + (image_settings(["small_cnn"], seeds, FACTORS) if "decay" in names else [])
+        settings += image_settings(models, seeds, cg_steps=cg_steps)
+        return settings + (image_settings(["small_cnn"], seeds, FACTORS, cg_steps) if "decay" in names else [])
     return settings + (paper_settings(images, data, seeds, steps) if images and data is not None else [])
 
 

@@ -114,13 +114,18 @@ def conjugate_gradient(
         SolveError: (from the product) on meeting a direction without positive curvature.
     """
     noise = torch.finfo(objective.dtype).eps
-    tolerance = noise**0.5 if tolerance is None else tolerance
+    tolerance = cg_tolerance(objective.dtype) if tolerance is None else tolerance
     check_options(damping, tolerance, iterations)
 
     def apply(vectors: Tensor, columns: Tensor) -> Tensor:
         return objective.hvp(theta, vectors.to(objective.dtype)).double() + damping * vectors
 
     return partial(block_cg, apply, dim=objective.dim, tolerance=tolerance, iterations=iterations, noise=noise)
+
+
+def cg_tolerance(dtype: torch.dtype) -> float:
+    """Return the relative residual at which conjugate gradients stop by default: the root of the dtype's rounding."""
+    return torch.finfo(dtype).eps ** 0.5
 
 
 def block_cg(

@@ -32,7 +32,7 @@ from .retraining import TruthJob, objective_of, train_base
 from .scores import parameter_influence, point_influence
 from .settings import StudySetting
 from .solution import SolveError, Solver
-from .solvers import EXACT_UP_TO, lissa, resolve
+from .solvers import EXACT_UP_TO, cg_tolerance, conjugate_gradient, lissa, resolve
 from .stochastic import top_eigenvalue
 from .truth import leave_out
 
@@ -162,7 +162,22 @@ def run_study(
     if not outcomes:
         raise SweepError(f"every setting of the study failed, the first with: {last}")
     notes = [f"{len(failures)} settings failed and are left out, the first with: {last}"] if failures else []
+    notes += _capped(outcomes)
     return Study(tuple(outcomes), tuple(notes))
+
+
+def _capped(outcomes: Sequence[tuple[StudySetting, StudyRow]]) -> list[str]:
+    """What is to be said, and is logged, of conjugate gradients that stopped before they converged."""
+    rough = [(s, r) for s, r in outcomes if s.solver == "cg" and r.residual > cg_tolerance(_dtype(s))]
+    if not rough:
+        return []
+    setting, row = max(rough, key=lambda pair: pair[1].residual)
+    note = (
+        f"the inverse-Hessian products of {len(rough)} settings did not converge (worst relative residual "
+        f"{row.residual:.2g}, of {setting.label}, after at most {setting.cg_steps} steps): raise --cg-steps"
+    )
+    log.warning(note)
+    return [note]
 
 
 def measure(setting: StudySetting, folder: str | os.PathLike[str]) -> StudyRow:
@@ -170,8 +185,7 @@ def measure(setting: StudySetting, folder: str | os.PathLike[str]) -> StudyRow:
     place = Path(folder) / f"ledger-truth-{digest(setting)[:16]}"
     # A folder with `segments` is a ledger to `--fresh`, which clears it, base model and all.
     (place / "segments").mkdir(parents=True, exist_ok=True)
-    dtype = torch.float32 if setting.single else torch.float64
-    data = load_data(setting.data, seed=setting.seed, dtype=dtype, limit=setting.limit)
+    data = load_data(setting.data, seed=setting.seed, dtype=_dtype(setting), limit=setting.limit)
     job = _base(setting, data, place / "base.safetensors")
     job = replace(job, tests=tuple(pick_test(job, which) for which in setting.tests))
     assert job.tests is not None
@@ -224,7 +238,7 @@ def measure(setting: StudySetting, folder: str | os.PathLike[str]) -> StudyRow:
 
 
 def _measure(cells: Sequence[StudySetting], context: Context) -> list[StudyRow]:
-    # What the warnings would say of hundreds of base models stands in the rows, as numbers.
+    # What the warnings would say of hundreds of base models stands in the rows, as numbers; `_capped` sums up.
     with _quiet():
         return [measure(cell, context.shared.folder) for cell in cells]
 
@@ -257,6 +271,8 @@ def _influence(
 ) -> tuple[Solver, float, Tensor, float]:
     """Return (solver, damping used, predicted changes (n, tests), residual); damping is trebled until it suffices."""
     solver = resolve(setting.solver, objective)
+    if setting.solver == "cg":
+        solver = partial(conjugate_gradient, iterations=setting.cg_steps)
     if setting.solver == "lissa":
         solver = partial(lissa, steps=setting.lissa_steps, repeats=2, seed=setting.seed)
     chunk = max(1, min(4096, _HELD // objective.dim))
@@ -278,6 +294,10 @@ def _choose(strength: Tensor, setting: StudySetting) -> tuple[Tensor, Tensor]:
     n = len(order)
     first = max(0, min(n - setting.low, round((1 - LOW) * n) - setting.low // 2))
     return order[: setting.top], order[first : first + setting.low]
+
+
+def _dtype(setting: StudySetting) -> torch.dtype:
+    return torch.float32 if setting.single else torch.float64
 
 
 @contextmanager

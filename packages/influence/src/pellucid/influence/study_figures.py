@@ -90,13 +90,14 @@ def settings_table(study: Study, seed: int = 0) -> Table:
                 cell("pearson", "influence", 1, "top"), cell("spearman", "influence", 1, "top"),
                 cell("spearman", "influence", 0, "low"), cell("spearman", "stochastic", 0, "top"),
                 cell("spearman", "norm", 0, "top"), float(np.mean(tops)) if tops else None,
-                float(np.max([row.gradient_norm for row in both])), float(np.mean([row.seconds for row in both])),
+                float(np.max([row.gradient_norm for row in both])), float(np.max([row.residual for row in both])),
+                float(np.mean([row.seconds for row in both])),
             ]
         )  # fmt: skip
     columns = [
         "setting", "seeds", "parameters", "accuracy", "A Pearson", "A Spearman", "B Pearson", "B Spearman",
         "A Spearman, 30th percentile", "A Spearman, stochastic", "Spearman of norms", "top eigenvalue",
-        "largest gradient norm", "seconds a test point",
+        "largest gradient norm", "largest residual", "seconds a test point",
     ]  # fmt: skip
     return Table(
         "settings", columns, rows,

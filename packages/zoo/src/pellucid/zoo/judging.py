@@ -106,7 +106,7 @@ def _picture(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            found = np.asarray(image.convert("RGB"))
+            found = np.array(image.convert("RGB"))
     except (OSError, SyntaxError) as error:
         raise DataError(f"{path} cannot be read as a picture ({error}): remove it, or save it again as PNG") from error
     if found.shape[0] != found.shape[1] or found.shape[0] not in SIDES:

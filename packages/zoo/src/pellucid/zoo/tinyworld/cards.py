@@ -52,6 +52,7 @@ def _training(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "data": f"{record['pictures']} renders of the training split, seed {record['pool_seed']}",
         **stages,
+        **({"stopped after": f"{record['stopped_after_steps']} steps"} if "stopped_after_steps" in record else {}),
         "parameters": record["parameters"],
         "device": record["device"],
         "minutes": round(record["seconds"] / 60, 1),
