@@ -137,7 +137,7 @@ def edit(
     method: Annotated[str, typer.Option("--method", help="locoedit, quickfix or all-layers.")] = "locoedit",
     layers: Layers = "",
     located: Located = None,
-    ridge: Annotated[float, typer.Option("--ridge", help="Lambda: small edits fully, large keeps weights.")] = 0.01,
+    ridge: Annotated[float, typer.Option("--ridge", help="Lambda: small edits fully, large spares the rest.")] = 1.0,
     following: Annotated[
         bool, typer.Option("--following", help="Map the tokens after the concept's, too (not with quickfix).")
     ] = False,

@@ -14,7 +14,7 @@ from .text_keys import matched_places, projections, read_projections
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-RIDGE = 0.01
+RIDGE = 1.0
 
 
 def locoedit(

@@ -16,7 +16,7 @@ from .subjects import last_subject_position
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-RIDGE = 0.01
+RIDGE = 1.0
 
 
 def diff_quickfix(

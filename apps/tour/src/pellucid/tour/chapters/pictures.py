@@ -26,7 +26,9 @@ from ..chapter import Chapter, Setting
 MODEL, STYLE, SPARED, SCORER = "zoo:tinyworld-sd", "van gogh", "mondrian", "tinyworld:style"
 SAMPLING = Sampling(steps=12, guidance=4.0, chunk=40)
 JUDGED = 48  # held-out prompts
-PROBES = 4  # captions traced
+PROBES = 6  # captions traced
+NOISE = 10.0  # of the corruption; the rarer words of this world need more than the usual 3
+RIDGE = 16.0  # of the edit: enough to take the style out, and to spare the others
 EDITED = 12  # prompts of each style before and after the edit
 
 
@@ -41,13 +43,13 @@ def run(setting: Setting) -> Chapter:
     right = judged(pictures, scenes)
 
     probes = [probe for probe in read_probes(resolve("tinyworld-probes")) if probe.subject == STYLE]
-    job = TraceJob(spec, SCORER, SAMPLING, "unet", 3.0, False, 1)
+    job = TraceJob(spec, SCORER, SAMPLING, "unet", NOISE, False, 1)
     traced = trace(job, probes[:: len(probes) // PROBES][:PROBES], [setting.seed], setting.out, workers=setting.workers)
     best = max(traced.layers, key=lambda layer: layer.effect.value)
 
     concepts = {concept.concept: concept for concept in read_concepts(resolve("tinyworld-concepts"))}
     edited = concepts[STYLE]
-    edit = edit_all_layers(pipe, [edited.take(range(0, len(edited), 2))], following=True)
+    edit = edit_all_layers(pipe, [edited.take(range(0, len(edited), 2))], ridge=RIDGE, following=True)
     held = edited.take(range(1, len(edited), 2)).take(range(EDITED))
     changes = _changes(pipe, edit, held, concepts[SPARED].take(range(EDITED)), setting.seed)
     with edit.applied(pipe):
