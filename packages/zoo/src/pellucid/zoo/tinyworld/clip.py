@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -27,8 +26,6 @@ class ClipRecipe:
         batch: pairs a step.
         rate: highest learning rate.
         decay: of the weight matrices.
-        alike: whether all pictures of a batch have the same style and place, so that these cannot tell them apart and
-            the things themselves must.
         seed: fixes weights, batches and paraphrases.
     """
 
@@ -36,7 +33,6 @@ class ClipRecipe:
     batch: int = 128
     rate: float = 1e-3
     decay: float = 0.05
-    alike: bool = False
     seed: int = 0
 
 
@@ -101,12 +97,10 @@ def train_clip(
         model.text_model.requires_grad_(False)
         model.text_projection.requires_grad_(False)
     end = model.config.text_config.eos_token_id
-    groups = _alike(pool) if recipe.alike else [np.arange(len(pool))]
 
     def loss(step: int) -> Tensor:
         chance = generator_of(recipe.seed, step)
-        among = groups[int(torch.randint(len(groups), (1,), generator=chance))]
-        chosen = among[torch.randint(len(among), (recipe.batch,), generator=chance).numpy()]
+        chosen = torch.randint(len(pool), (recipe.batch,), generator=chance).numpy()
         said = torch.randint(PARAPHRASES, (recipe.batch,), generator=chance).numpy()
         tokens = trimmed(torch.from_numpy(pool.tokens[chosen, said].astype("int64")), end).to(device)
         plain = torch.from_numpy(pool.tokens[chosen, 0].astype("int64")).to(device)
@@ -156,11 +150,3 @@ def matching_loss(logits: Tensor, same: Tensor) -> Tensor:
 def trimmed(tokens: Tensor, end: int) -> Tensor:
     """Token ids without the columns that only pad: the first `end` of each row stays."""
     return tokens[:, : int((tokens == end).int().argmax(1).max()) + 1]
-
-
-def _alike(pool: Pool) -> list[np.ndarray]:
-    """The places of the pool's pictures, by style and place."""
-    found: dict[tuple[str | None, str | None], list[int]] = {}
-    for number, scene in enumerate(pool.scenes):
-        found.setdefault((scene.style, scene.place), []).append(number)
-    return [np.array(numbers) for _, numbers in sorted(found.items(), key=str)]

@@ -108,20 +108,15 @@ def _judge(out: Path, device: str, resume: bool, _: Path | None) -> None:
 def _clip(out: Path, device: str, resume: bool, _: Path | None) -> None:
     from transformers import CLIPModel
 
-    renders, first, second = _pool(), out / "first", out / "second"
-    stages = {
-        "both halves": ClipRecipe(),
-        "pictures, text locked": ClipRecipe(steps=1000, seed=1),
-        "pictures, text locked, batches alike": ClipRecipe(steps=1000, alike=True, seed=2),
-    }
+    renders, first = _pool(), out / "first"
+    stages = {"both halves": ClipRecipe(), "pictures, text locked": ClipRecipe(steps=1000, seed=1)}
     seconds, begun = 0.0, None
-    for recipe, place in zip(stages.values(), (first, second, out), strict=True):
+    for recipe, place in zip(stages.values(), (first, out), strict=True):
         seconds += train_clip(place, renders, recipe, device, resume, begun)
         begun = CLIPModel.from_pretrained(place)
     model = CLIPModel.from_pretrained(out).to(device)
     records = {"clip": recorded(model, stages, renders, seconds, measure_clip(model))}
-    for place in (first, second):
-        shutil.rmtree(place)
+    shutil.rmtree(first)
     _conclude("tinyworld-clip", out, records)
 
 
