@@ -14,6 +14,7 @@ from pellucid.zoo.tinyworld.autoencoder import AutoencoderRecipe, build_autoenco
 from pellucid.zoo.tinyworld.clip import ClipRecipe, build_clip, matching_loss, train_clip, trimmed
 from pellucid.zoo.tinyworld.data import Pool, pool, tokenised
 from pellucid.zoo.tinyworld.diffusion import DiffusionRecipe, build_unet, read, train_diffusion
+from pellucid.zoo.tinyworld.refining import RefiningRecipe, energy, refine_autoencoder
 from transformers import CLIPModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -149,3 +150,36 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
         recipes.train("nothing", tmp_path)
     with pytest.raises(OptionError, match="leave it out"):
         recipes.train("tinyworld-clip", tmp_path, clip=tmp_path)
+
+
+def test_training_on_leaves_the_text_half_as_it_is(renders: Pool, tmp_path: Path) -> None:
+    train_clip(tmp_path / "first", renders, ClipRecipe(steps=2, batch=8))
+    before = CLIPModel.from_pretrained(tmp_path / "first").state_dict()
+    train_clip(
+        tmp_path, renders, ClipRecipe(steps=2, batch=8, seed=1), begun=CLIPModel.from_pretrained(tmp_path / "first")
+    )
+    after = CLIPModel.from_pretrained(tmp_path).state_dict()
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert changed
+    assert not [name for name in changed if name.startswith(("text_model", "text_projection"))]
+
+
+def test_refining_keeps_on_from_a_trained_autoencoder(renders: Pool, tmp_path: Path) -> None:
+    train_autoencoder(tmp_path / "first", renders, AutoencoderRecipe(steps=2, batch=4))
+    with checkpoints.seeded(5):
+        vision = build_clip().vision_model
+    before = {name: weight.clone() for name, weight in vision.state_dict().items()}
+    for name in ("one", "two"):
+        net = AutoencoderKL.from_pretrained(tmp_path / "first")
+        refine_autoencoder(tmp_path / name, renders, net, vision, RefiningRecipe(steps=2, batch=4))
+    assert _weights(tmp_path / "one") == _weights(tmp_path / "two")
+    assert all(torch.equal(weight, before[name]) for name, weight in vision.state_dict().items())
+
+
+def test_energy_tells_fine_detail_from_none_wherever_it_is() -> None:
+    flat, dots = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)
+    dots[..., ::2, ::2] = 1
+    moved = dots.roll(1, -1)
+    assert (energy(dots) > 5 * energy(flat)).all()
+    inside = (..., slice(1, -1), slice(1, -1))
+    assert (energy(dots) - energy(moved))[inside].abs().max() < 1e-5
