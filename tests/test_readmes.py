@@ -28,7 +28,9 @@ def test_the_commands_of_the_readme_exist():
     lines = {
         line
         for f in files
-        for line in re.findall(r"(?:uv run )?pellucid ((?:circuits|influence|fewshot|t2i|tour|bench|zoo)[^\n`]*)", f.read_text())
+        for line in re.findall(
+            r"(?:uv run )?pellucid ((?:circuits|influence|fewshot|t2i|tour|bench|zoo)[^\n`]*)", f.read_text()
+        )
     }
     assert lines
     for line in sorted(lines):
