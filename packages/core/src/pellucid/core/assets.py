@@ -47,7 +47,20 @@ def find_model(name: str) -> Path | None:
         OptionError: the name can be neither a folder nor a hub id, or its scheme is unknown.
         ModelError: there is no such folder, or it holds no model that can be loaded.
     """
-    if _SCHEME.fullmatch(name):
+    folder = find_folder(name)
+    if folder is not None:
+        check_folder(folder)
+    return folder
+
+
+def find_folder(name: str) -> Path | None:
+    """The local folder that a name means, whatever is in it; None where the name is a hub id.
+
+    Raises:
+        OptionError: the name can be neither a folder nor a hub id, or its scheme is unknown.
+        ModelError: there is no such folder.
+    """
+    if has_scheme(name):
         folder = resolve_asset(name)
     else:
         folder = Path(name).expanduser()
@@ -59,8 +72,12 @@ def find_model(name: str) -> Path | None:
             return None
     if not folder.is_dir():
         raise ModelError(f"{name} is a file, not a model's folder")
-    check_folder(folder)
     return folder
+
+
+def has_scheme(name: str) -> bool:
+    """Whether a name is an asset's, such as `zoo:smollm2`."""
+    return _SCHEME.fullmatch(name) is not None
 
 
 def check_weights(where: str, files: list[str], source: str) -> None:

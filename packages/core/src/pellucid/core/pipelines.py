@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .assets import resolve_asset
+from .assets import find_folder, has_scheme
 from .errors import ModelError, OptionError
 from .quiet import import_bitsandbytes, quiet
 from .revision import TIMEOUT, content_hash, is_fixed
@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-_SCHEME = re.compile(r"[a-z][a-z0-9_-]+:.*")  # two letters at least: C:\models is a folder
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _VARIANT = re.compile(r"\.([a-z]\w*)(-\d+-of-\d+)?\.safetensors")
 
@@ -73,7 +71,7 @@ class PipelineSpec:
         if folder is None:
             return replace(self, revision=_find_on_hub(self)[0])
         _check_revision(self, folder)
-        name = self.name if _SCHEME.fullmatch(self.name) else str(folder.resolve())
+        name = self.name if has_scheme(self.name) else str(folder.resolve())
         return replace(self, name=name, revision=pipeline_hash(folder))
 
 
@@ -117,20 +115,10 @@ def pipeline_hash(folder: Path) -> str:
 
 
 def _local_folder(name: str) -> Path | None:
-    """The local folder that a pipeline's name means; None where the name is a hub id."""
-    if _SCHEME.fullmatch(name):
-        folder = resolve_asset(name)
-    else:
-        folder = Path(name).expanduser()
-        if not folder.exists():
-            if name.startswith((".", "/", "~")) or folder.is_absolute():
-                raise ModelError(f"no such folder: {name}")
-            if not _HUB_ID.fullmatch(name):
-                raise OptionError(f"{name!r} is neither a folder that exists nor a hub id such as owner/model")
-            return None
-    if not folder.is_dir():
-        raise ModelError(f"{name} is a file: give a pipeline's folder, as save_pretrained writes it")
-    _read_index(folder)
+    """The local folder that a pipeline's name means, with an index in it; None where the name is a hub id."""
+    folder = find_folder(name)
+    if folder is not None:
+        _read_index(folder)
     return folder
 
 
