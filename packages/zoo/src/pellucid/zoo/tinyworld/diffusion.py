@@ -78,6 +78,7 @@ def train_diffusion(
     recipe: DiffusionRecipe | None = None,
     device: str = "cpu",
     resume: bool = True,
+    begun: UNet2DConditionModel | None = None,
 ) -> float:
     """Train the UNet and write the whole pipeline to `out` as `StableDiffusionPipeline.from_pretrained` reads it.
 
@@ -91,6 +92,7 @@ def train_diffusion(
         recipe: how.
         device: as torch names it.
         resume: go on from a checkpoint.
+        begun: a UNet to train on, which is changed; where none is given, a new one.
 
     Returns:
         The seconds of training.
@@ -101,7 +103,7 @@ def train_diffusion(
     said = read(text_encoder, torch.from_numpy(pool.tokens.reshape(len(pool) * PARAPHRASES, -1)))
     silence = read(text_encoder, torch.from_numpy(tokenised([""])))
     with seeded(recipe.seed):
-        unet = build_unet().to(device)
+        unet = (begun or build_unet()).to(device).train().requires_grad_(True)
     mean = build_unet().to(device).requires_grad_(False)
     mean.load_state_dict(unet.state_dict())
     scheduler = build_scheduler()
@@ -129,7 +131,7 @@ def train_diffusion(
             torch._foreach_lerp_(list(mean.parameters()), list(unet.parameters()), 1 - keep)
 
     optimiser = torch.optim.AdamW(unet.parameters(), recipe.rate, weight_decay=0.0)
-    identity = {**asdict(recipe), "pool": [len(pool), pool.seed]}
+    identity = {**asdict(recipe), "pool": [len(pool), pool.seed], "begun": begun is not None}
     networks = {"unet": unet, _UNET: mean}
     task = Task("Diffusion", out, networks, optimiser, loss, recipe.rate, recipe.steps, identity, follow, resume)
     seconds = fit(task)
