@@ -85,6 +85,7 @@ def test_locate_feeds_edit_which_feeds_generate_and_evaluate(model: str, clip: s
     found = _result(tmp_path / "where")
     assert found["located"]["m"] == 2  # no score is below -2: the largest size, not reached
     assert not found["located"]["reached"]
+    assert [at["m"] for at in found["each"].values()] == [2, 2]
     start = found["located"]["start"]
     assert found["layers"] == [start, start + 1]
     assert found["prompts"] == [2, 2]

@@ -86,7 +86,9 @@ def test_groups_of_a_style():
 def test_groups_of_a_fact_are_scored_against_the_new_answer():
     fact = concept_prompts("the king", "fact", target="the queen", settings=["in the city"])
     assert concept_groups(fact) == (Group("edited", ("a photo of the king in the city",), ("the queen",), "up"),)
-    assert concept_groups(fact, against="prompt")[0].captions == ("a photo of the queen in the city",)
+    new, old = concept_groups(fact, against="prompt")
+    assert (new.captions, new.wanted) == (("a photo of the queen in the city",), "up")
+    assert (old.captions, old.wanted) == (("a photo of the king in the city",), "down")
 
 
 def test_both_models_draw_the_same_noise():

@@ -144,7 +144,11 @@ def locate_report(
         for size, scores in found.search.scores.items()
         for start, mean in enumerate(scores.mean(axis=1))
     ]
-    table = Table("windows", ["size", "first layer", "score"], rows, "Every window tried, on the selecting prompts.")
+    tables = [Table("windows", ["size", "first layer", "score"], rows, "Every window tried, on the selecting prompts.")]
+    own = [[p, at.window.start, at.window.size, at.score, at.reached] for p, at in found.each.items()]
+    if own:
+        columns = ["prompt", "first layer", "size", "score", "reached"]
+        tables.append(Table("prompts", columns, own, "Each selecting prompt's own window, among those tried."))
     scores = {str(size): values.tolist() for size, values in found.search.scores.items()}
     return Report(
         title=f"Where {concept.concept} is controlled",
@@ -153,7 +157,7 @@ def locate_report(
         seed=seed,
         device=_device(job.model),
         summary=summary,
-        sections=[Section("Windows", [summary], figures, [table])],
+        sections=[Section("Windows", [summary], figures, tables)],
         results={
             "concept": concept.concept,
             "kind": concept.kind,
@@ -161,6 +165,10 @@ def locate_report(
             "layers": list(window.layers),
             **{name: asdict(getattr(found, name)) for name in ("original", "replaced", "found", "random", "gain")},
             "prompts": list(found.prompts),
+            "each": {
+                prompt: {"start": at.window.start, "m": at.window.size, "score": at.score, "reached": at.reached}
+                for prompt, at in found.each.items()
+            },
             "scores": scores,
         },
     )

@@ -81,8 +81,8 @@ def concept_groups(
     """Return the groups to measure a concept's edit on.
 
     Pictures of a style or an object are scored against the concept, and shall fit it less; those of a fact against
-    the new answer, and shall fit it more. Pictures of surrounding concepts (Monet after Van Gogh is erased) are scored
-    against what they show, and shall fit it as before.
+    the new answer, and shall fit it more (against whole prompts also the old one, and shall fit it less). Pictures of
+    surrounding concepts (Monet after Van Gogh is erased) are scored against what they show, and shall fit it as before.
 
     Args:
         edited: the concept that was edited; best with prompts that the edit has not seen.
@@ -100,6 +100,8 @@ def concept_groups(
     for name, found in own:
         if found.kind == "fact":
             groups.append(Group(name, found.prompts, found.targets if whole else found.replacements, "up"))
+            if whole:
+                groups.append(Group(f"{name}: the old answer", found.prompts, found.prompts, "down"))
         else:
             groups.append(Group(name, found.prompts, _shown(found, whole), "down"))
     for other in surrounding:

