@@ -1,10 +1,14 @@
 """The command line's options for loading a model and for what each worker holds, the same for every package."""
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli import Address, Device, Dtype, Model, Workers
 from .errors import OptionError
 
 if TYPE_CHECKING:
@@ -21,18 +25,62 @@ Offload = Annotated[
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model's authors ship.")]
 Cpus = Annotated[int, typer.Option("--cpus", min=1, help="Processor threads of each worker.")]
 Gpus = Annotated[float, typer.Option("--gpus", min=0, help="GPUs of each worker; a fraction shares one.")]
+_LOADING = (
+    "model", "dtype", "device", "quantize", "device_map", "max_memory", "offload_folder", "trust_remote_code",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a command's sweeps run.
+
+    Attributes:
+        workers: Ray tasks at a time; 0 runs in this process.
+        cpus: processor threads of each worker.
+        gpus: GPUs of each worker.
+        address: of a running Ray cluster; None starts one here.
+    """
+
+    workers: Workers = 0
+    cpus: Cpus = 1
+    gpus: Gpus = 0
+    address: Address = None
+
+
+def takes_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a typer command the options by which a model is loaded: the same names and texts in every package.
+
+    The command has a parameter `spec`, which gets a ModelSpec, and may have one `running`, which gets a `Running`; on
+    the command line `--model`, `--dtype`, ... and `--workers`, `--cpus`, ... stand in their place.
+    """
+    own = inspect.signature(command)
+    loading = [p for p in inspect.signature(model_spec).parameters.values() if p.name in _LOADING]
+    sizes = list(inspect.signature(Running).parameters.values()) if "running" in own.parameters else []
+    kept = [p for p in own.parameters.values() if p.name not in ("spec", "running")]
+    shown = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*kept, *loading, *sizes)]
+
+    def run(**given: Any) -> None:
+        running = Running(**{f.name: given.pop(f.name) for f in fields(Running) if sizes})
+        more = {"running": running} if sizes else {}
+        loaded = {p.name: given.pop(p.name) for p in loading}
+        command(**given, spec=model_spec(**loaded, workers=running.workers, gpus=running.gpus), **more)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]  # what typer reads
+    run.__annotations__ = {p.name: p.annotation for p in shown}
+    return run
 
 
 def model_spec(
-    model: str,
+    model: Model,
     *,
-    dtype: str = "float32",
-    device: str = "auto",
-    quantize: str | None = None,
-    device_map: str | None = None,
-    max_memory: list[str] | None = None,
-    offload_folder: Path | None = None,
-    trust_remote_code: bool = False,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    quantize: Quantize = None,
+    device_map: DeviceMap = None,
+    max_memory: MaxMemory = None,
+    offload_folder: Offload = None,
+    trust_remote_code: Trust = False,
     workers: int = 0,
     gpus: float = 0,
 ) -> "ModelSpec":

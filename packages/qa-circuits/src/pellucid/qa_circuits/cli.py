@@ -1,13 +1,15 @@
 """`pellucid circuits`: probes, and the circuit by which a model answers them."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pellucid.core.cli import Address, Device, Dtype, Fresh, Json, Model, Out, Seed, Workers, show
+from pellucid.core.cli import Fresh, Json, Out, Seed, show
 from pellucid.core.errors import OptionError
-from pellucid.core.model_options import Cpus, DeviceMap, Gpus, MaxMemory, Offload, Quantize, Trust, model_spec
+from pellucid.core.loading import ModelSpec
+from pellucid.core.model_options import Running, takes_model
 
 app = typer.Typer(help="How a language model answers a question from its context.", no_args_is_help=True)
 
@@ -21,8 +23,10 @@ Writer = Annotated[
 
 
 @app.command()
+@takes_model
 def probes(
-    model: Model,
+    spec: ModelSpec,
+    running: Running,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", dir_okay=False, help="JSON Lines file to write.")],
     kind: Annotated[str, typer.Option("--kind", help="copy: the context's answer is swapped for another.")] = "copy",
     n: Annotated[int, typer.Option("-n", min=1, help="How many probes to keep.")] = 200,
@@ -30,17 +34,6 @@ def probes(
     writer: Writer = None,
     style: Style = "plain",
     seed: Seed = 0,
-    workers: Workers = 0,
-    cpus: Cpus = 1,
-    gpus: Gpus = 0,
-    address: Address = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
-    quantize: Quantize = None,
-    device_map: DeviceMap = None,
-    max_memory: MaxMemory = None,
-    offload_folder: Offload = None,
-    trust_remote_code: Trust = False,
 ) -> None:
     """Make probes out of facts, and keep those that the model really answers from the context.
 
@@ -58,25 +51,11 @@ def probes(
     if kind != "copy":
         raise OptionError(f"no kind of probes {kind!r}: choose copy")
     style = check_style(style)
-    spec = model_spec(
-        model,
-        dtype=dtype,
-        device=device,
-        quantize=quantize,
-        device_map=device_map,
-        max_memory=max_memory,
-        offload_folder=offload_folder,
-        trust_remote_code=trust_remote_code,
-        workers=workers,
-        gpus=gpus,
-    )
     known = read_facts(resolve_asset(facts))
     memory = Path(f"{out}.ledger")
     prepare_out(memory, fresh=False)
     stream = stream_copy_probes(known, seed) if writer is None else stream_written_probes(writer, known, seed)
-    made = keep_answered(
-        spec, stream, n, memory / "ledger", style=style, workers=workers, cpus=cpus, gpus=gpus, address=address
-    )
+    made = keep_answered(spec, stream, n, memory / "ledger", style=style, **asdict(running))
     write_probes(out, made.probes)
     typer.echo(f"{spec.name} answers {len(made.probes)} of {made.offered} probes from their context; kept in {out}")
     if len(made.probes) < n:
@@ -84,8 +63,10 @@ def probes(
 
 
 @app.command()
+@takes_model
 def extract(
-    model: Model,
+    spec: ModelSpec,
+    running: Running,
     probes: Annotated[Path, typer.Option("--probes", metavar="FILE", help="JSON Lines file of probes.")],
     out: Out,
     delta: Annotated[float, typer.Option("--delta", help="Score that the circuit should reach, in (0, 1].")] = 0.95,
@@ -95,17 +76,6 @@ def extract(
     ] = "direct",
     style: Style = "plain",
     seed: Seed = 0,
-    workers: Workers = 0,
-    cpus: Cpus = 1,
-    gpus: Gpus = 0,
-    address: Address = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
-    quantize: Quantize = None,
-    device_map: DeviceMap = None,
-    max_memory: MaxMemory = None,
-    offload_folder: Offload = None,
-    trust_remote_code: Trust = False,
     fresh: Fresh = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run again the probes that failed.")] = False,
     as_json: Json = False,
@@ -130,18 +100,6 @@ def extract(
     wanted = check_definition(definition)
     style = check_style(style)
     known = read_probes(probes)
-    spec = model_spec(
-        model,
-        dtype=dtype,
-        device=device,
-        quantize=quantize,
-        device_map=device_map,
-        max_memory=max_memory,
-        offload_folder=offload_folder,
-        trust_remote_code=trust_remote_code,
-        workers=workers,
-        gpus=gpus,
-    )
     prepare_out(out, fresh)
     found = extract_circuit(
         spec,
@@ -152,12 +110,9 @@ def extract(
         definition=wanted,
         style=style,
         seed=seed,
-        workers=workers,
-        cpus=cpus,
-        gpus=gpus,
-        address=address,
+        **asdict(running),
         retry_failed=retry_failed,
     )
-    report = extraction_report(found, probes=str(probes), seed=seed, workers=workers)
+    report = extraction_report(found, probes=str(probes), seed=seed, workers=running.workers)
     report.write(out, time.monotonic() - started)
     show(report, out, as_json)
