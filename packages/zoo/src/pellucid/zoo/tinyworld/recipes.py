@@ -25,7 +25,6 @@ from .generating import generate
 from .measuring import measure_autoencoder, measure_clip, measure_diffusion
 from .prompts import held_out_scenes
 from .refining import RefiningRecipe, refine_autoencoder
-from .sharpening import SharpeningRecipe, sharpen_decoder
 from .shipping import pack, tinyworld
 
 if TYPE_CHECKING:
@@ -127,32 +126,26 @@ def _diffusion(out: Path, device: str, resume: bool, clip: Path | None) -> None:
 
     renders, records = _pool(), _records(out) if resume else {}
     seen = CLIPModel.from_pretrained(clip or tinyworld("tinyworld-clip"))
-    first, second = out / "first", out / "second"
+    first = out / "first"
     if "autoencoder" not in records:
-        seconds = train_autoencoder(first, renders, AutoencoderRecipe(), device, resume)
+        plain, look = AutoencoderRecipe(), RefiningRecipe()
+        seconds = train_autoencoder(first, renders, plain, device, resume)
         net = AutoencoderKL.from_pretrained(first)
-        seconds += refine_autoencoder(second, renders, net, seen.vision_model, RefiningRecipe(), device, resume)
-        net = AutoencoderKL.from_pretrained(second)
-        seconds += sharpen_decoder(out / "vae", renders, net, seen.vision_model, SharpeningRecipe(), device, resume)
-        trained = {"pixels": AutoencoderRecipe(), "look": RefiningRecipe(), "strokes": SharpeningRecipe()}
-        records["autoencoder"] = recorded(net, trained, renders, seconds, measure_autoencoder(net))
+        seconds += refine_autoencoder(out / "vae", renders, net, seen.vision_model, look, device, resume)
+        measured = measure_autoencoder(net)
+        records["autoencoder"] = recorded(net, {"pixels": plain, "look": look}, renders, seconds, measured)
         records["autoencoder"]["scaling_factor"] = net.config.scaling_factor
         _keep(out, records)
-        for place in (out / "vae", first, second):
-            forget(place)
-    net = AutoencoderKL.from_pretrained(out / "vae")
-    stages, begun, seconds = (
-        {"velocity": DiffusionRecipe(), "on": DiffusionRecipe(steps=5000, rate=4e-4, seed=1)},
-        None,
-        0.0,
-    )
+        forget(out / "vae")
+        shutil.rmtree(first)
+    net, seconds, begun = AutoencoderKL.from_pretrained(out / "vae"), 0.0, None
+    stages = {"velocity": DiffusionRecipe(), "on": DiffusionRecipe(steps=5000, rate=4e-4, seed=1)}
     for recipe, place in zip(stages.values(), (first, out), strict=True):
         seconds += train_diffusion(place, renders, seen.text_model, net, recipe, device, resume, begun)
         begun = UNet2DConditionModel.from_pretrained(place / "unet")
     pipe = StableDiffusionPipeline.from_pretrained(out).to(device)
     records["unet"] = recorded(pipe.unet, stages, renders, seconds, measure_diffusion(pipe))
-    for place in (first, second):
-        shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(first)
     scenes = held_out_scenes("several attributes", 24, 1) + held_out_scenes("two objects", 16, 1)
     scenes += held_out_scenes("person", 8, 1)
     pictures = generate(pipe, [caption(scene) for scene in scenes], list(range(len(scenes))))
