@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pellucid.core import report as reports
 from pellucid.core.errors import DataError, OptionError, PellucidError
-from pellucid.core.report import Figure, Report, Section, Table, new_figure, plain, prepare_out, versions
+from pellucid.core.report import Figure, Mark, Passage, Report, Section, Table, new_figure, plain, prepare_out, versions
 from pellucid.core.statistics import Estimate
 
 NASTY = "<script>alert('&\"')</script>"
@@ -367,3 +367,18 @@ def test_a_failed_write_keeps_the_earlier_result_whole(tmp_path: Path, monkeypat
         a_report(seed=1).write(tmp_path, 1)
     assert (tmp_path / "result.json").read_bytes() == before
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_marked_texts_are_whole_escaped_and_in_order(tmp_path: Path) -> None:
+    text = "One <b>two</b>.\nThree four."
+    passage = Passage(text, [Mark(16, 27, "2: 0.1", 0.1), Mark(0, 15, "1: <0.9>", 0.9)], "A document.")
+    assert "".join(piece for piece, _ in passage.pieces()) == text
+    page = a_report(sections=[Section("Sources", passages=[passage])]).write(tmp_path, 1.0).read_text("utf-8")
+    first = '<mark style="--strength: 90%"><b>1: &lt;0.9&gt;</b> One &lt;b&gt;two&lt;/b&gt;.</mark>\n'
+    assert first + '<mark style="--strength: 10%"><b>2: 0.1</b> Three four.</mark></blockquote>' in page
+
+
+@pytest.mark.parametrize("mark", [Mark(3, 3, ""), Mark(-1, 2, ""), Mark(2, 9, ""), Mark(1, 3, ""), Mark(3, 4, "", 2)])
+def test_marks_that_cannot_be_shown_are_refused(mark: Mark) -> None:
+    with pytest.raises(DataError, match="which has 8 characters"):
+        Passage("a b c d ", [Mark(0, 2, ""), mark], "")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import DataError, OptionError
 from .figures import COLOURS, figure_style, new_figure
 from .outfolder import PAGE, RESULT, SCHEMA, listed_files, prepare_out, write_file, writing
+from .passages import Mark, Passage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -32,6 +33,8 @@ __all__ = [
     "RESULT",
     "SCHEMA",
     "Figure",
+    "Mark",
+    "Passage",
     "Report",
     "Section",
     "Table",
@@ -82,12 +85,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: paragraphs, then figures, then tables."""
+    """A part of a report: paragraphs, then marked texts, then figures, then tables."""
 
     title: str
     text: Sequence[str] = ()
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
+    passages: Sequence[Passage] = ()
 
     def prefixed(self, prefix: str) -> "Section":
         """Return the section with `PREFIX-` before every file's name, so that several methods fit one report."""
