@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .assets import find_folder, has_scheme
 from .errors import ModelError, OptionError
 from .quiet import import_bitsandbytes, quiet
-from .revision import TIMEOUT, content_hash, is_fixed
+from .revision import Snapshot, ask_hub, content_hash, is_fixed
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -69,7 +69,7 @@ class PipelineSpec:
             return self
         folder = _local_folder(self.name)
         if folder is None:
-            return replace(self, revision=_find_on_hub(self)[0])
+            return replace(self, revision=_find_on_hub(self).commit)
         _check_revision(self, folder)
         name = self.name if has_scheme(self.name) else str(folder.resolve())
         return replace(self, name=name, revision=pipeline_hash(folder))
@@ -233,51 +233,23 @@ def _hushed() -> Iterator[list[str]]:
 
 
 def _download(spec: PipelineSpec) -> Path:
-    commit, folder = _find_on_hub(spec)
-    if folder is not None:
-        return folder
+    snapshot = _find_on_hub(spec)
+    if snapshot.folder is not None:
+        return snapshot.folder
     options = {} if spec.variant is None else {"variant": spec.variant}
     kind = _pipeline_class()
     try:
         with _hushed():
-            return Path(kind.download(spec.name, revision=commit, use_safetensors=True, **options))
+            return Path(kind.download(spec.name, revision=snapshot.commit, use_safetensors=True, **options))
     except Exception as error:  # the hub's classes, and diffusers' own for a repository without safetensors
         raise ModelError(f"{spec.name} cannot be downloaded: {_first_line(error)}") from error
 
 
-def _find_on_hub(spec: PipelineSpec) -> tuple[str, Path | None]:
-    """The commit that a hub id and revision mean; with its folder where only the local cache could be asked."""
-    from huggingface_hub import errors as hub
-    from huggingface_hub import model_info, snapshot_download
-
-    name, revision = spec.name, spec.revision
-    try:
-        # `model_info` tries once. Downloads try for half a minute before they give up.
-        found = model_info(name, revision=revision, timeout=TIMEOUT)
-    except hub.GatedRepoError as error:
-        raise ModelError(
-            f"{name} asks for its licence: accept it at huggingface.co/{name}, then `hf auth login`"
-        ) from error
-    except hub.RepositoryNotFoundError as error:
-        raise OptionError(
-            f"the hub has no model {name!r}: check the name, or `hf auth login` if it is private"
-        ) from error
-    except hub.RevisionNotFoundError as error:
-        raise OptionError(f"{name} has no revision {revision!r} on the hub") from error
-    except Exception as reason:  # offline mode, no network, a proxy's refusal: several libraries' classes
-        try:
-            folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-        except Exception as error:
-            raise ModelError(
-                f"{name} is neither a folder here nor in the hub's cache, and the hub was not reached "
-                f"({_first_line(reason)}): connect, or give a local folder or zoo:tinyworld-sd"
-            ) from error
-        return folder.name, folder
-    if "model_index.json" not in {file.rfilename for file in found.siblings or ()}:
-        raise ModelError(f"{name} on the hub has no model_index.json: give the id of a diffusers pipeline")
-    if found.sha is None:
-        raise ModelError(f"the hub gave no commit for {name}: try again, or download it and give the folder")
-    return found.sha, None
+def _find_on_hub(spec: PipelineSpec) -> Snapshot:
+    snapshot, files = ask_hub(spec.name, spec.revision, "zoo:tinyworld-sd")
+    if snapshot.folder is None and "model_index.json" not in files:
+        raise ModelError(f"{spec.name} on the hub has no model_index.json: give the id of a diffusers pipeline")
+    return snapshot
 
 
 def _first_line(error: Exception) -> str:

@@ -64,8 +64,28 @@ def find_on_hub(name: str, revision: str | None) -> Snapshot:
         OptionError: the hub has no such model or revision.
         ModelError: the model needs a licence, has no safetensors, or neither the hub nor the cache can be asked.
     """
+    snapshot, files = ask_hub(name, revision, "zoo:smollm2")
+    if snapshot.folder is None:
+        check_weights(name, files, name)
+    else:
+        check_folder(snapshot.folder)
+    return snapshot
+
+
+def ask_hub(name: str, revision: str | None, instead: str) -> tuple[Snapshot, list[str]]:
+    """The commit that a hub id and revision mean, and its files' names where the hub itself was reached.
+
+    Args:
+        name: the hub id.
+        revision: a branch, tag or commit.
+        instead: what an error names as a model that needs no hub, such as "zoo:smollm2".
+
+    Raises:
+        OptionError: the hub has no such model or revision.
+        ModelError: the model needs a licence, or neither the hub nor the cache can be asked.
+    """
     from huggingface_hub import errors as hub
-    from huggingface_hub import model_info
+    from huggingface_hub import model_info, snapshot_download
 
     try:
         # `model_info` tries once. Downloads and `from_pretrained` try for half a minute before they give up.
@@ -80,24 +100,16 @@ def find_on_hub(name: str, revision: str | None) -> Snapshot:
         ) from error
     except hub.RevisionNotFoundError as error:
         raise OptionError(f"{name} has no revision {revision!r} on the hub") from error
-    except Exception as error:  # offline mode, no network, a proxy's refusal: several libraries' classes
-        return _find_in_cache(name, revision, error)
-    check_weights(name, [file.rfilename for file in found.siblings or ()], name)
+    except Exception as reason:  # offline mode, no network, a proxy's refusal: several libraries' classes
+        try:
+            folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        except Exception as error:
+            said = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
+            raise ModelError(
+                f"{name} is neither a folder here nor in the hub's cache, and the hub was not reached ({said}): "
+                f"connect, or give a local folder or {instead}"
+            ) from error
+        return Snapshot(name, folder.name, folder), []
     if found.sha is None:
         raise ModelError(f"the hub gave no commit for {name}: try again, or download it and give the folder")
-    return Snapshot(name, found.sha, None)
-
-
-def _find_in_cache(name: str, revision: str | None, reason: Exception) -> Snapshot:
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except Exception as error:
-        said = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
-        raise ModelError(
-            f"{name} is neither a folder here nor in the hub's cache, and the hub was not reached ({said}): "
-            "connect, or give a local folder or zoo:smollm2"
-        ) from error
-    check_folder(folder)
-    return Snapshot(name, folder.name, folder)
+    return Snapshot(name, found.sha, None), [file.rfilename for file in found.siblings or ()]
