@@ -97,11 +97,11 @@ def read_facts(path: str | Path) -> list[Fact]:
     return [Fact(**record) for _, record in records(path, ("subject", "relation", "answer"))]
 
 
-def copy_probes(facts: Sequence[Fact], n: int, seed: int = 0) -> list[Probe]:
+def copy_probes(facts: Sequence[Fact], n: int, seed: int = 0, longest: int = LONGEST) -> list[Probe]:
     """Build the probe set D_copy (thesis section 8.3.1), with no fixed template.
 
     The modified context gives another answer of the same relation wherever the original one stood; the corrupted
-    context and question are about another subject, with that one's own answer. Contexts have 1 to `LONGEST`
+    context and question are about another subject, with that one's own answer. Contexts have 1 to `longest`
     sentences: the fact and, before and after it, other facts of the subject, the same relation of other subjects,
     unrelated facts, and remarks about the subject that state none. Relations take turns.
 
@@ -109,6 +109,7 @@ def copy_probes(facts: Sequence[Fact], n: int, seed: int = 0) -> list[Probe]:
         facts: (subject, relation, answer); repetitions count once.
         n: how many probes; no two are of the same fact.
         seed: same facts and seed, same probes; the first of a larger `n` are those of a smaller one.
+        longest: sentences in a context at most.
 
     Raises:
         DataError: fewer than `n` can be made; the message says how many.
@@ -116,7 +117,7 @@ def copy_probes(facts: Sequence[Fact], n: int, seed: int = 0) -> list[Probe]:
     """
     if n < 1:
         raise OptionError(f"{n} probes asked for; ask for 1 or more")
-    probes = list(itertools.islice(stream_copy_probes(facts, seed), n))
+    probes = list(itertools.islice(stream_copy_probes(facts, seed, longest), n))
     if len(probes) < n:
         raise DataError(
             f"{n} probes asked for, but {len(probes)} can be made of these {len(set(facts))} facts; "
@@ -125,13 +126,13 @@ def copy_probes(facts: Sequence[Fact], n: int, seed: int = 0) -> list[Probe]:
     return probes
 
 
-def stream_copy_probes(facts: Sequence[Fact], seed: int = 0) -> Iterator[Probe]:
+def stream_copy_probes(facts: Sequence[Fact], seed: int = 0, longest: int = LONGEST) -> Iterator[Probe]:
     """Yield the probes of `copy_probes` one by one, as many as can be made."""
     pool = Pool(facts)
     for fact in pool.shuffled(random.Random(f"order {seed}")):
         # Each fact has its own generator: what is drawn for one does not depend on how many others were drawn.
         rng = random.Random(f"{seed}\n{fact.subject}\n{fact.relation}\n{fact.answer}")
-        probe = _probe(fact, pool, rng)
+        probe = _probe(fact, pool, rng, longest)
         if probe is not None:
             yield probe
 
@@ -164,9 +165,9 @@ def tell(fact: Fact, rng: random.Random) -> str:
     return rng.choice(wording(fact.relation).sentences).format(subject=fact.subject, answer=fact.answer)
 
 
-def _probe(fact: Fact, pool: Pool, rng: random.Random) -> Probe | None:
+def _probe(fact: Fact, pool: Pool, rng: random.Random, longest: int) -> Probe | None:
     for change in itertools.islice(pool.changes(fact, rng), _TRIES):
-        length = rng.randint(1, LONGEST)
+        length = rng.randint(1, longest)
         sentences = _distractors(fact, change, pool, length - 1, rng)
         sentences.insert(rng.randint(0, len(sentences)), tell(fact, rng))
         probe = altered(fact, change, " ".join(sentences), ask(fact, rng))
