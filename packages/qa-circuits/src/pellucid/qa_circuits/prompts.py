@@ -1,8 +1,8 @@
 """From a probe to token ids: the prompt a model answers from its context, and the answer as it would go on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pellucid.core.errors import DataError, OptionError
 
@@ -14,7 +14,20 @@ if TYPE_CHECKING:
 
 Style = Literal["plain", "chat"]
 
+_BEFORE = "Context: "
 _SLACK = 4  # tokens a reply may go on for after the answer's length, so that "Paris, the" is seen not to be "Paris"
+
+# Settings of `generate` for greedy decoding without penalties, whatever the model's own settings are.
+GREEDY: Mapping[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    # These have no say in greedy decoding, and are warned of where a model's own settings carry them.
+    "temperature": None,
+    "top_p": None,
+    "top_k": None,
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,34 @@ def render(tokenizer: "PreTrainedTokenizerBase", context: str, question: str, st
     return "\n\n".join([*shown, _ask(context, question)])
 
 
+def render_located(
+    tokenizer: "PreTrainedTokenizerBase", context: str, question: str, style: Style = "plain"
+) -> tuple[str, tuple[int, int]]:
+    """The prompt of `render`, and the characters of it that are the context: `(start, stop)`.
+
+    Raises:
+        OptionError: as `render`; or the chat template does not give the context as it is.
+    """
+    prompt = render(tokenizer, context, question, style)
+    asked = prompt.rfind(_ask(context, question))
+    if asked < 0:
+        raise OptionError("the tokenizer's chat template alters the context, which cannot be found in it: take 'plain'")
+    start = asked + len(_BEFORE)
+    return prompt, (start, start + len(context))
+
+
+def render_answered(
+    tokenizer: "PreTrainedTokenizerBase", context: str, question: str, answer: str, style: Style = "plain"
+) -> str:
+    """The prompt of `render` with an answer as the model would write it, with or without a space between.
+
+    Raises:
+        OptionError: as `render`.
+    """
+    prompt = render(tokenizer, context, question, style)
+    return _continued(tokenizer, prompt, context, question, answer, _is_chat(tokenizer, style))
+
+
 def encode(tokenizer: "PreTrainedTokenizerBase", probes: Sequence[Probe], style: Style = "plain") -> list[Encoded]:
     """Token ids of every probe's clean prompt, corrupted prompt and swapped answer.
 
@@ -101,7 +142,8 @@ def encode(tokenizer: "PreTrainedTokenizerBase", probes: Sequence[Probe], style:
     encoded = []
     for probe in probes:
         prompt = render(tokenizer, probe.modified_context, probe.question, style)
-        joint = _tokens(tokenizer, _continued(tokenizer, prompt, probe, chat), chat)
+        answered = _continued(tokenizer, prompt, probe.modified_context, probe.question, probe.answer, chat)
+        joint = _tokens(tokenizer, answered, chat)
         clean = _tokens(tokenizer, prompt, chat)
         other = render(tokenizer, probe.corrupted_context, probe.corrupted_question, style)
         corrupted = _tokens(tokenizer, other, chat)
@@ -199,14 +241,7 @@ def complete(
             attention_mask=mask.to(device),
             max_new_tokens=length,
             pad_token_id=pad,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            # These have no say in greedy decoding, and are warned of where a model's own settings carry them.
-            temperature=None,
-            top_p=None,
-            top_k=None,
+            **GREEDY,
         )
     return list(tokenizer.batch_decode(got[:, ids.shape[1] :], skip_special_tokens=True))
 
@@ -236,7 +271,7 @@ def _is_chat(tokenizer: "PreTrainedTokenizerBase", style: str) -> bool:
 
 
 def _ask(context: str, question: str) -> str:
-    return f"Context: {context}\nQuestion: {question}\nAnswer:"
+    return f"{_BEFORE}{context}\nQuestion: {question}\nAnswer:"
 
 
 def _turns(context: str, question: str) -> list[dict[str, str]]:
@@ -253,19 +288,20 @@ def _chat(tokenizer: "PreTrainedTokenizerBase", turns: list[dict[str, str]], *, 
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks, enable_thinking=False))
 
 
-def _continued(tokenizer: "PreTrainedTokenizerBase", prompt: str, probe: Probe, chat: bool) -> str:
-    """The prompt with the answer as the model would write it, with or without a space between."""
+def _continued(
+    tokenizer: "PreTrainedTokenizerBase", prompt: str, context: str, question: str, answer: str, chat: bool
+) -> str:
     if not chat:
-        return f"{prompt} {probe.answer}"
+        return f"{prompt} {answer}"
     # A template may put a space before a reply (Llama 2, Mistral): let it render one.
-    turns = [*_turns(probe.modified_context, probe.question), {"role": "assistant", "content": probe.answer}]
+    turns = [*_turns(context, question), {"role": "assistant", "content": answer}]
     whole = _chat(tokenizer, turns, asks=False)
     if whole.startswith(prompt):
         rest = whole[len(prompt) :]
         blank = len(rest) - len(rest.lstrip())
-        if rest[blank:].startswith(probe.answer):
-            return prompt + rest[:blank] + probe.answer
-    return prompt + probe.answer
+        if rest[blank:].startswith(answer):
+            return prompt + rest[:blank] + answer
+    return prompt + answer
 
 
 def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str, chat: bool) -> list[int]:
