@@ -11,6 +11,8 @@ from pellucid.core.errors import OptionError
 from pellucid.core.loading import ModelSpec
 from pellucid.core.model_options import Running, takes_model
 
+from . import source_cli
+
 app = typer.Typer(help="How a language model answers a question from its context.", no_args_is_help=True)
 
 Style = Annotated[str, typer.Option("--style", metavar="STYLE", help="How prompts are rendered: plain text, or chat.")]
@@ -116,3 +118,7 @@ def extract(
     report = extraction_report(found, probes=str(probes), seed=seed, workers=running.workers)
     report.write(out, time.monotonic() - started)
     show(report, out, as_json)
+
+
+for command in (source_cli.heads, source_cli.attribute, source_cli.evaluate):
+    app.command()(command)
