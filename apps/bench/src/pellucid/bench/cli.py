@@ -117,6 +117,31 @@ def edits(
     _write("edits", run, out, {"prompts": prompts, "threads": threads}, seed, fresh, as_json)
 
 
+@app.command()
+def attribution(
+    out: Out = Path("runs/bench-attribution"),
+    model: Model = "zoo:smollm2",
+    head: Annotated[str, typer.Option("--head", metavar="LAYER.HEAD", help="Which head attributes.")] = "23.1",
+    documents: Annotated[int, typer.Option("-n", min=4, help="Documents of 1 to 30 sentences.")] = 40,
+    encoder: Annotated[str, typer.Option("--encoder", metavar="MODEL", help="Sentence encoder.")] = "zoo:minilm",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")] = 2,
+    seed: Seed = 1,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Hold attribution by one head against plain generation, and against other ways of finding an answer's source."""
+    from pellucid.qa_circuits.source_cli import head_of
+
+    from .attribution import measure, summary, tables
+
+    def run() -> tuple[dict[str, Any], str]:
+        found = measure(out, model, head_of(head, None), documents, encoder, seed, threads)
+        return found, summary(found)
+
+    config = {"model": model, "head": head, "documents": documents, "encoder": encoder, "threads": threads}
+    _write("attribution", run, out, config, seed, fresh, as_json, tables)
+
+
 def _write(
     name: str,
     run: Any,

@@ -34,6 +34,7 @@ def probes(
     n: Annotated[int, typer.Option("-n", min=1, help="How many probes to keep.")] = 200,
     facts: Facts = "zoo:countries",
     writer: Writer = None,
+    longest: Annotated[int, typer.Option("--longest", min=1, help="Sentences in a context at most.")] = 12,
     style: Style = "plain",
     seed: Seed = 0,
 ) -> None:
@@ -56,7 +57,7 @@ def probes(
     known = read_facts(resolve_asset(facts))
     memory = Path(f"{out}.ledger")
     prepare_out(memory, fresh=False)
-    stream = stream_copy_probes(known, seed) if writer is None else stream_written_probes(writer, known, seed)
+    stream = stream_copy_probes(known, seed, longest) if writer is None else stream_written_probes(writer, known, seed)
     made = keep_answered(spec, stream, n, memory / "ledger", style=style, **asdict(running))
     write_probes(out, made.probes)
     typer.echo(f"{spec.name} answers {len(made.probes)} of {made.offered} probes from their context; kept in {out}")
