@@ -30,7 +30,9 @@ def probes(
     spec: ModelSpec,
     running: Running,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", dir_okay=False, help="JSON Lines file to write.")],
-    kind: Annotated[str, typer.Option("--kind", help="copy: the context's answer is swapped for another.")] = "copy",
+    kind: Annotated[
+        str, typer.Option("--kind", help="copy swaps the answer in the context; memory strikes it out.")
+    ] = "copy",
     n: Annotated[int, typer.Option("-n", min=1, help="How many probes to keep.")] = 200,
     facts: Facts = "zoo:countries",
     writer: Writer = None,
@@ -38,7 +40,7 @@ def probes(
     style: Style = "plain",
     seed: Seed = 0,
 ) -> None:
-    """Make probes out of facts, and keep those that the model really answers from the context.
+    """Make probes out of facts, and keep those that the model really answers from the context, or remembers.
 
     Replies are remembered in FILE.ledger: the same command run again asks nothing twice.
     """
@@ -47,20 +49,29 @@ def probes(
 
     from .facts import read_facts, stream_copy_probes
     from .making import keep_answered
+    from .memory import stream_memory_probes
     from .probes import write_probes
     from .prompts import check_style
     from .writing import stream_written_probes
 
-    if kind != "copy":
-        raise OptionError(f"no kind of probes {kind!r}: choose copy")
+    if kind not in ("copy", "memory"):
+        raise OptionError(f"no kind of probes {kind!r}: choose copy or memory")
+    if kind == "memory" and writer is not None:
+        raise OptionError("--writer writes contexts for copy probes only: leave it out")
     style = check_style(style)
     known = read_facts(resolve_asset(facts))
     memory = Path(f"{out}.ledger")
     prepare_out(memory, fresh=False)
-    stream = stream_copy_probes(known, seed, longest) if writer is None else stream_written_probes(writer, known, seed)
+    if kind == "memory":
+        stream = stream_memory_probes(known, seed, longest)
+    else:
+        stream = (
+            stream_copy_probes(known, seed, longest) if writer is None else stream_written_probes(writer, known, seed)
+        )
     made = keep_answered(spec, stream, n, memory / "ledger", style=style, **asdict(running))
     write_probes(out, made.probes)
-    typer.echo(f"{spec.name} answers {len(made.probes)} of {made.offered} probes from their context; kept in {out}")
+    how = "from their context" if kind == "copy" else "from memory"
+    typer.echo(f"{spec.name} answers {len(made.probes)} of {made.offered} probes {how}; kept in {out}")
     if len(made.probes) < n:
         typer.echo(f"{n} were asked for, but the facts gave out: give more of them with --facts", err=True)
 

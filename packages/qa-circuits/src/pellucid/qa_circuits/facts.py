@@ -168,7 +168,7 @@ def tell(fact: Fact, rng: random.Random) -> str:
 def _probe(fact: Fact, pool: Pool, rng: random.Random, longest: int) -> Probe | None:
     for change in itertools.islice(pool.changes(fact, rng), _TRIES):
         length = rng.randint(1, longest)
-        sentences = _distractors(fact, change, pool, length - 1, rng)
+        sentences = distractors(fact, change, pool, length - 1, rng)
         sentences.insert(rng.randint(0, len(sentences)), tell(fact, rng))
         probe = altered(fact, change, " ".join(sentences), ask(fact, rng))
         if flaw(probe) is None:
@@ -176,7 +176,7 @@ def _probe(fact: Fact, pool: Pool, rng: random.Random, longest: int) -> Probe | 
     return None
 
 
-def _distractors(fact: Fact, change: Change, pool: Pool, count: int, rng: random.Random) -> list[str]:
+def distractors(fact: Fact, change: Change, pool: Pool, count: int, rng: random.Random) -> list[str]:
     """Up to `count` sentences about other facts that leave the question with one answer before and after the change."""
     sources: tuple[Sequence[Fact | str], ...] = (
         pool.of_subject[fact.subject],

@@ -10,18 +10,21 @@ from typing import Any
 
 from pellucid.core.errors import DataError
 
+STAND_IN = "—"  # what takes the answer's place in the contexts of D_memory
+
 
 @dataclass(frozen=True)
 class Probe:
-    """One example of D_copy (thesis section 8.3.1).
+    """One example of D_copy, or of D_memory where `answer` is the original one (thesis section 8.3.1).
 
     Attributes:
         subject: whom or what the question is about.
         question: the question, which names the subject.
         original_answer: the true answer, which `context` gives.
-        answer: the swapped answer, which only `modified_context` gives; a faithful model says this one.
+        answer: the swapped answer, which only `modified_context` gives; a faithful model says this one. Of D_memory:
+            the original answer, which no context but `context` gives.
         context: a text that answers the question truly.
-        modified_context: the same text with the swapped answer in place of the original one.
+        modified_context: the same text with the swapped answer, or a dash, in place of the original one.
         corrupted_context: the same text about another subject with another answer.
         corrupted_question: the question about that other subject.
         relation: the kind of fact, such as "capital"; empty where it is not known.
@@ -36,6 +39,11 @@ class Probe:
     corrupted_context: str
     corrupted_question: str
     relation: str = ""
+
+    @property
+    def of_memory(self) -> bool:
+        """Whether the model must remember the answer."""
+        return self.answer == self.original_answer
 
 
 def stands(phrase: str, text: str, *, any_case: bool = False) -> bool:
@@ -88,7 +96,12 @@ def read_probes(path: str | Path) -> list[Probe]:
     probes = []
     for where, record in records(path, required, ("relation",)):
         probe = Probe(**record)
-        if not stands(probe.answer, probe.modified_context):
+        if probe.of_memory and stands(probe.answer, probe.modified_context):
+            raise DataError(
+                f"{where}: the original answer {probe.answer!r} stands in the field 'modified_context'; where the "
+                "answer is to be remembered, that context must not give it"
+            )
+        if not probe.of_memory and not stands(probe.answer, probe.modified_context):
             raise DataError(
                 f"{where}: the answer {probe.answer!r} does not stand in the field 'modified_context'; "
                 "that context must state it, in the same letters"
