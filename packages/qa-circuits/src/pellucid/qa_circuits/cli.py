@@ -11,7 +11,7 @@ from pellucid.core.errors import OptionError
 from pellucid.core.loading import ModelSpec
 from pellucid.core.model_options import Running, takes_model
 
-from . import source_cli
+from . import circuit_cli, source_cli
 
 app = typer.Typer(help="How a language model answers a question from its context.", no_args_is_help=True)
 
@@ -132,5 +132,12 @@ def extract(
     show(report, out, as_json)
 
 
-for command in (source_cli.heads, source_cli.attribute, source_cli.evaluate):
+for command in (
+    circuit_cli.compare,
+    circuit_cli.parts,
+    source_cli.heads,
+    source_cli.attribute,
+    source_cli.evaluate,
+    circuit_cli.steer,
+):
     app.command()(command)
