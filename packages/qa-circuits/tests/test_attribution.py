@@ -2,11 +2,13 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pellucid.core.errors import DataError, OptionError
+from pellucid.core.loading import load
 from pellucid.core.testing import DECODERS, tiny_decoder
 from pellucid.qa_circuits.attribution import (
     Attribution,
@@ -273,3 +275,22 @@ def test_bad_input_is_told_in_one_line() -> None:
     bloom = BloomForCausalLM(BloomConfig(vocab_size=len(TOKENIZER), hidden_size=8, n_layer=1, n_head=2)).eval()
     with pytest.raises(OptionError, match="does not use transformers' attention interface"):
         attribute(bloom, TOKENIZER, CONTEXT, "Who?", head=(0, 0))
+
+
+@pytest.mark.parametrize("fields", [{"max_memory": {"cpu": "60KB"}}, {"quantize": "nf4"}])
+def test_offloaded_and_quantised_models(fields: dict[str, Any], tmp_path: Path) -> None:
+    if "quantize" in fields:
+        pytest.importorskip("bitsandbytes")
+    decoder().save_pretrained(tmp_path / "model")
+    TOKENIZER.save_pretrained(tmp_path / "model")
+    loaded = load(tmp_path / "model", offload_folder=str(tmp_path / "disk"), **fields)
+    options: Any = {"head": (1, 2), "k": 5, "max_new_tokens": 3}
+    got = attribute(loaded.model, TOKENIZER, *ITEMS[0], **options)
+    assert len(got.tokens) >= 1
+    if "max_memory" in fields:
+        assert any(parameter.is_meta for parameter in loaded.model.parameters())
+        assert_alike(got, attribute(decoder(), TOKENIZER, *ITEMS[0], **options))
+    # Attention set to eager before is kept, and gives the same.
+    loaded.model.set_attn_implementation("eager")
+    assert_alike(attribute(loaded.model, TOKENIZER, *ITEMS[0], **options), got)
+    assert loaded.model.config._attn_implementation == "eager"

@@ -180,6 +180,14 @@ def test_an_offloaded_model_has_no_gradient(tmp_path: Path):
         gradient(loaded.model, loaded.tokenizer, CONTEXT, QUESTION, "Ben")
 
 
+def test_a_model_in_four_bits_has_one(tmp_path: Path):
+    tiny_decoder("llama", hidden_size=64).save_pretrained(tmp_path)
+    words_tokenizer().save_pretrained(tmp_path)
+    loaded = load(tmp_path, quantize="nf4")
+    found = gradient(loaded.model, loaded.tokenizer, CONTEXT, QUESTION, "Ben", k=4)
+    assert all(0 < piece.score < float("inf") for piece in found)
+
+
 def test_bad_input(encoder):
     model, tokenizer = tiny_decoder("llama"), words_tokenizer()
     for ask in (

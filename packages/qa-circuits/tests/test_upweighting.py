@@ -7,10 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pellucid.core.errors import OptionError
+from pellucid.core.loading import load
 from pellucid.core.testing import DECODERS, tiny_decoder
 from pellucid.qa_circuits.attention_rows import attention_rows
 from pellucid.qa_circuits.components import Component
 from pellucid.qa_circuits.upweighting import context_mask, raised, top_layers, upweighting
+from tokenizers import Tokenizer, models
 
 LENGTHS, PLACES = (14, 9), ((4, 10), (2, 5))
 NEW = 5  # tokens generated
@@ -101,6 +103,19 @@ def test_other_caches_and_attention(monkeypatch):
     check(model, monkeypatch, cache_implementation="static")
     model.set_attn_implementation("eager")
     check(model, monkeypatch)
+
+
+def test_an_offloaded_model_is_steered_alike(tmp_path):
+    model = tiny_decoder("llama")
+    model.save_pretrained(tmp_path)
+    Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
+    offloaded = load(tmp_path, max_memory={"cpu": "20KB"}, offload_folder=str(tmp_path / "disk")).model
+    assert "disk" in offloaded.hf_device_map.values()
+    with upweighting(model, LAYERS, context_mask(LENGTHS, PLACES), BETA):
+        expected = torch.stack(generate(model).logits)
+    with upweighting(offloaded, LAYERS, context_mask(LENGTHS, PLACES), BETA):
+        got = torch.stack(generate(offloaded).logits)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_weights_of_the_last_row_rise_at_each_heads_best_token():

@@ -19,8 +19,8 @@ MODEL = "zoo:smollm2"
 QUESTION = "Who founded Bergen?"
 DOCUMENT = (
     "Norway lies in the north of Europe, and much of it is mountains. Its capital is Oslo, at the end of a long fjord. "
-    "People pay with a currency called the krone. The town of Bergen on the west coast is known for rain. In 1070 it was "
-    "founded by King Olav Kyrre. The railway from Oslo to Bergen takes about seven hours."
+    "People pay with a currency called the krone. The town of Bergen on the west coast is known for rain. In 1070 it "
+    "was founded by King Olav Kyrre. The railway from Oslo to Bergen takes about seven hours."
 )
 PROBES = 24  # enough to see the circuit within minutes; `pellucid circuits` takes as many as you like
 
@@ -47,8 +47,8 @@ def run(setting: Setting) -> Chapter:
         for rank, s in enumerate(source.spans, 1)
     ]
     used = (
-        f"Head {head[0]}.{head[1]} of this circuit looks most at the answer's sentence. So it says where an answer comes "
-        f"from while the model writes it: asked «{QUESTION}» about the text below, the model answers «{source.answer}»."
+        f"Head {head[0]}.{head[1]} of this circuit looks most at the answer's sentence. So it says where an answer "
+        f"comes from while the model writes it: asked «{QUESTION}» about the text below, the model answers «{source.answer}»."
     )
     passage = Passage(DOCUMENT, marks, f"What head {head[0]}.{head[1]} looked at for the answer, strongest first.")
     return Chapter(
