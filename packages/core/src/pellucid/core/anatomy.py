@@ -4,7 +4,7 @@ Families now: Llama-like decoders (Llama, Mistral, Qwen 2 and 3, Phi-3, Gemma 1 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class _Family:
     post_mlp_norm: str | None = None
 
 
+_PRE_ATTENTION_NORM = "input_layernorm"
 _PLAIN = _Family()
 _SANDWICH = _Family("pre_feedforward_layernorm", "post_attention_layernorm", "post_feedforward_layernorm")
 _FAMILIES = {
@@ -74,6 +75,10 @@ class DecoderAnatomy:
         """The MLP's output, before any post-MLP norm, `(batch, tokens, width)`."""
         return Site(self._part(layer, "mlp"), "output")
 
+    def residual_before_attention(self, layer: int) -> Site:
+        """The residual stream that a layer's attention reads, `(batch, tokens, width)`."""
+        return Site(self._part(layer, _PRE_ATTENTION_NORM), "input")
+
     def residual_before_mlp(self, layer: int) -> Site:
         """The residual stream between attention and MLP, `(batch, tokens, width)`."""
         return Site(self._part(layer, self.family.pre_mlp_norm), "input")
@@ -81,6 +86,11 @@ class DecoderAnatomy:
     def final_residual(self) -> Site:
         """The residual stream that enters the final norm, `(batch, tokens, width)`."""
         return Site("model.norm", "input")
+
+    def attention_block(self, layer: int) -> str:
+        """Name of the whole attention block, projections included."""
+        self._check("layer", layer, self.layers)
+        return self._part(layer, "self_attn")
 
     def output_projection(self, layer: int) -> str:
         """Name of the linear map from the heads' outputs to the residual stream."""
@@ -93,13 +103,14 @@ class DecoderAnatomy:
         The module itself is called on inputs that are zero outside one head: so it is exact for ordinary, offloaded
         and quantised projections alike, and for those with a bias (which belongs to no head).
         """
-        module = find_module(self.model, self.output_projection(layer))
         eye = torch.eye(self.heads, dtype=heads.dtype, device=heads.device)
-        alone = torch.einsum("...hd,gh->g...hd", heads, eye).flatten(-2)
-        out = module(alone)
-        if getattr(module, "bias", None) is not None:
-            out = out - module(torch.zeros_like(alone[:1, ..., :]))
-        return out
+        return self.project(layer, torch.einsum("...hd,gh->g...hd", heads, eye).flatten(-2))
+
+    def project(self, layer: int, heads: Tensor) -> Tensor:
+        """The output projection without its bias: `(..., heads * head_dim)` -> `(..., width)`."""
+        module = find_module(self.model, self.output_projection(layer))
+        out: Tensor = module(heads)
+        return out if getattr(module, "bias", None) is None else out - module(torch.zeros_like(heads[:1]))
 
     def attention_write(self, layer: int, value: Tensor) -> Tensor:
         """What an attention output adds to the residual stream: itself, or its post-attention norm (Gemma 2, 3)."""
@@ -108,6 +119,15 @@ class DecoderAnatomy:
     def mlp_write(self, layer: int, value: Tensor) -> Tensor:
         """What an MLP output adds to the residual stream: itself, or its post-MLP norm (Gemma 2, 3)."""
         return self._norm(layer, self.family.post_mlp_norm, value)
+
+    def run_attention(self, layer: int, residual: Tensor, **options: Any) -> Tensor:
+        """The attention's output for the residual stream before it: norm in float32, block in the model's dtype.
+
+        `options` are what a decoder layer gives its attention block, such as `position_embeddings`.
+        """
+        hidden = find_module(self.model, self._part(layer, _PRE_ATTENTION_NORM))(residual.float()).to(self.model.dtype)
+        block = find_module(self.model, self.attention_block(layer))
+        return cast(Tensor, block(hidden_states=hidden, attention_mask=None, **options)[0])
 
     def run_mlp(self, layer: int, residual: Tensor) -> Tensor:
         """The MLP's output for the residual stream before it: norm in float32, MLP in the model's dtype."""

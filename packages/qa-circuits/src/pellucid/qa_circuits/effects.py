@@ -40,6 +40,12 @@ def check_definition(name: str) -> Definition:
     return cast(Definition, name)
 
 
+def check_mode(model: "PreTrainedModel") -> None:
+    """Raise OptionError for a model in training mode."""
+    if model.training:
+        raise OptionError("the model is in training mode, where dropout makes effects random: call model.eval()")
+
+
 @dataclass(frozen=True)
 class PatchedScores:
     """Scores of a batch of probes.
@@ -75,15 +81,15 @@ def patched_scores(
         SiteError: the model's family is unknown.
     """
     check_definition(definition)
-    if model.training:
-        raise OptionError("the model is in training mode, where dropout makes effects random: call model.eval()")
+    check_mode(model)
     anatomy = decoder_anatomy(model)
     check_sets(sets, anatomy.layers, anatomy.heads)
-    runs = _run(anatomy, encoded, sets, definition)
+    extra = [anatomy.residual_before_mlp(i) for i in range(anatomy.layers)] if definition == "through_mlps" else []
+    runs = run_both(anatomy, encoded, sets, extra)
     width = runs.residual.shape[-1]
     vocabulary = model.config.vocab_size
     chunk = max(1, CHUNK_BYTES // (4 * len(runs.target) * max(vocabulary, width)))
-    members = _Members.of(sets, anatomy.layers, anatomy.heads)
+    members = Members.of(sets, anatomy.layers, anatomy.heads)
     parts = [torch.empty(0, len(encoded), device=runs.residual.device)]
     for start in range(0, len(sets), chunk):
         move = _move(anatomy, runs, members[start : start + chunk], definition == "through_mlps")
@@ -95,7 +101,7 @@ def patched_scores(
 
 
 @dataclass(frozen=True)
-class _Members:
+class Members:
     """Which sets hold what: `heads` `(layers, sets, heads)`, `attention` and `mlp` `(layers, sets)`, all boolean."""
 
     heads: Tensor
@@ -103,7 +109,7 @@ class _Members:
     mlp: Tensor
 
     @classmethod
-    def of(cls, sets: Sequence[ComponentSet], layers: int, heads: int) -> "_Members":
+    def of(cls, sets: Sequence[ComponentSet], layers: int, heads: int) -> "Members":
         members = cls(
             torch.zeros(layers, len(sets), heads, dtype=torch.bool),
             torch.zeros(layers, len(sets), dtype=torch.bool),
@@ -117,24 +123,27 @@ class _Members:
                     getattr(members, c.kind)[c.layer, row] = True
         return members
 
-    def __getitem__(self, rows: slice) -> "_Members":
-        return _Members(self.heads[:, rows], self.attention[:, rows], self.mlp[:, rows])
+    def __getitem__(self, rows: slice) -> "Members":
+        return Members(self.heads[:, rows], self.attention[:, rows], self.mlp[:, rows])
 
 
 @dataclass(frozen=True)
-class _Runs:
+class Runs:
     """What the two runs left at the answer's positions; N is the number of answer tokens in the batch.
 
     Attributes:
         owner: which probe each answer token belongs to, `(N,)`; `target`: its token id, `(N,)`.
+        place: the column of the padded prompts that predicts each, `(N,)`; `padding`: columns in front, `(probes,)`.
         residual, corrupted_residual: what enters the final norm, `(N, width)`, float32.
         attention, corrupted_attention, mlp, corrupted_mlp: outputs before any post-norm, `(layers, N, width)`.
         head_moves: layer -> corrupted minus clean write of each head before any post-norm, `(heads, N, width)`.
-        middle: residual stream between attention and MLP of the clean run, `(layers, N, width)`; empty for `direct`.
+        extra: what else was asked for of the clean run, `(N, channels)` each.
     """
 
     owner: Tensor
     target: Tensor
+    place: Tensor
+    padding: Tensor
     residual: Tensor
     corrupted_residual: Tensor
     attention: Tensor
@@ -142,7 +151,7 @@ class _Runs:
     mlp: Tensor
     corrupted_mlp: Tensor
     head_moves: dict[int, Tensor]
-    middle: Tensor
+    extra: dict[Site, Tensor]
 
     def score(self, anatomy: DecoderAnatomy, residual: Tensor) -> Tensor:
         """`1 - P(answer)` for final residual streams `(sets, N, width)`, as `(sets, probes)`."""
@@ -153,10 +162,13 @@ class _Runs:
         return 1 - total.index_add_(1, self.owner.to(logits.device), log_p).exp()
 
 
-def _run(
-    anatomy: DecoderAnatomy, encoded: Sequence[Encoded], sets: Sequence[ComponentSet], definition: Definition
-) -> _Runs:
-    """Run clean and corrupted prompts as ONE batch, so that offloaded weights are streamed once for both."""
+def run_both(
+    anatomy: DecoderAnatomy, encoded: Sequence[Encoded], sets: Sequence[ComponentSet], extra: Sequence[Site] = ()
+) -> Runs:
+    """Run clean and corrupted prompts as ONE batch, so that offloaded weights are streamed once for both.
+
+    What `sets` need is kept, and the clean run's values at the sites of `extra`.
+    """
     count, longest = len(encoded), max(len(e.answer) for e in encoded)
     config = anatomy.model.config
     pad = config.pad_token_id if getattr(config, "pad_token_id", None) is not None else 0
@@ -167,9 +179,7 @@ def _run(
     head_layers = sorted({c.layer for members in sets for c in members if c.kind == "head"})
     final = anatomy.final_residual()
     sites: list[Site] = [final, *(anatomy.attention(i) for i in layers), *(anatomy.mlp(i) for i in layers)]
-    sites += [anatomy.head_outputs(i) for i in head_layers]
-    if definition == "through_mlps":
-        sites += [anatomy.residual_before_mlp(i) for i in layers]
+    sites += [anatomy.head_outputs(i) for i in head_layers] + list(extra)
 
     device = anatomy.model.device if anatomy.model.device.type != "meta" else torch.device("cpu")
     with capture(anatomy.model, sites, positions=slice(-longest, None)) as store:
@@ -185,6 +195,8 @@ def _run(
     # Row n of everything below is one answer token: probe owner[n], counted from the end of its sequence.
     owner = torch.tensor([b for b, e in enumerate(encoded) for _ in e.answer])
     column = torch.tensor([longest - len(e.answer) + t for e in encoded for t in range(len(e.answer))])
+
+    kept = {site: store[site][0].to(home)[owner, column] for site in extra}
 
     def both(site: Site) -> tuple[Tensor, Tensor]:
         (value,) = store.pop(site)
@@ -203,10 +215,11 @@ def _run(
         head_moves[layer] = anatomy.project_heads(layer, difference).to(home).float()
     attention, corrupted_attention = stacked([anatomy.attention(i) for i in layers])
     mlp, corrupted_mlp = stacked([anatomy.mlp(i) for i in layers])
-    middle = stacked([anatomy.residual_before_mlp(i) for i in layers])[0] if definition == "through_mlps" else mlp[:0]
-    return _Runs(
+    return Runs(
         owner=owner,
         target=torch.tensor([t for e in encoded for t in e.answer]),
+        place=column + ids.shape[1] - longest,
+        padding=ids.shape[1] - mask[:count].sum(-1),
         residual=residual.float(),
         corrupted_residual=corrupted_residual.float(),
         attention=attention,
@@ -214,11 +227,11 @@ def _run(
         mlp=mlp,
         corrupted_mlp=corrupted_mlp,
         head_moves=head_moves,
-        middle=middle,
+        extra=kept,
     )
 
 
-def _move(anatomy: DecoderAnatomy, runs: _Runs, members: _Members, through_mlps: bool) -> Tensor:
+def _move(anatomy: DecoderAnatomy, runs: Runs, members: Members, through_mlps: bool) -> Tensor:
     """How far each set moves the final residual stream: `(sets, N, width)`, float32.
 
     `through_mlps` recomputes the MLPs after a patch, layer by layer, at the answer's positions only; attention stays
@@ -229,7 +242,7 @@ def _move(anatomy: DecoderAnatomy, runs: _Runs, members: _Members, through_mlps:
     for layer in range(anatomy.layers):
         rows = members.attention[layer] | members.heads[layer].any(-1)
         if rows.any():
-            move[rows] += _attention_moves(anatomy, runs, members, layer, rows)
+            move[rows] += attention_moves(anatomy, runs, members, layer, rows)
         touched |= rows
         replaced = members.mlp[layer]
         recompute = touched & ~replaced if through_mlps else torch.zeros_like(touched)
@@ -237,7 +250,7 @@ def _move(anatomy: DecoderAnatomy, runs: _Runs, members: _Members, through_mlps:
             continue
         base = anatomy.mlp_write(layer, runs.mlp[layer].float())
         if recompute.any():
-            middle = runs.middle[layer].float() + move[recompute]
+            middle = runs.extra[anatomy.residual_before_mlp(layer)].float() + move[recompute]
             move[recompute] += anatomy.mlp_write(layer, anatomy.run_mlp(layer, middle).float()) - base
         if replaced.any():
             move[replaced] += anatomy.mlp_write(layer, runs.corrupted_mlp[layer].float()) - base
@@ -245,7 +258,7 @@ def _move(anatomy: DecoderAnatomy, runs: _Runs, members: _Members, through_mlps:
     return move
 
 
-def _attention_moves(anatomy: DecoderAnatomy, runs: _Runs, members: _Members, layer: int, rows: Tensor) -> Tensor:
+def attention_moves(anatomy: DecoderAnatomy, runs: Runs, members: Members, layer: int, rows: Tensor) -> Tensor:
     """By how much those sets that patch this layer's attention move the residual stream, `(rows, N, width)`."""
     clean = runs.attention[layer].float()
     patched = clean.expand(int(rows.sum()), *clean.shape).clone()
