@@ -91,8 +91,7 @@ def overlaps(one: FoundCircuits, other: FoundCircuits) -> list[Overlap]:
 def _overlap(kind: Kind, pool: Sequence[Component], one: FoundCircuits, other: FoundCircuits) -> Overlap:
     first, second = one.circuits[kind], other.circuits[kind]
     common = tuple(component for component in first if component in set(second))
-    chance = hypergeom(len(pool), len(first), len(second))
-    low, high = chance.interval(0.95)
+    low, high = hypergeom.ppf([0.025, 0.975], len(pool), len(first), len(second))
     agreement = spearmanr([one.effects[c] for c in pool], [other.effects[c] for c in pool]).statistic
     return Overlap(
         kind,
@@ -100,7 +99,7 @@ def _overlap(kind: Kind, pool: Sequence[Component], one: FoundCircuits, other: F
         len(pool),
         len(common),
         len(common) / len(set(first) | set(second)),
-        Estimate(float(chance.mean()), float(low), float(high)),
+        Estimate(len(first) * len(second) / len(pool), float(low), float(high)),
         float(agreement) if np.isfinite(agreement) else 0.0,
         common,
     )
