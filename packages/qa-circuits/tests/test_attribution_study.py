@@ -8,14 +8,17 @@ from pellucid.core.loading import ModelSpec, load
 from pellucid.core.testing import tiny_decoder
 from pellucid.qa_circuits import attribution_study as study
 from pellucid.qa_circuits.attribution import attribute
-from pellucid.qa_circuits.attribution_study import Question, SourceJob, SourceRow, check_sources, compare_sources
+from pellucid.qa_circuits.attribution_study import SourceJob, SourceRow, check_sources, compare_sources
 from pellucid.qa_circuits.baselines import gradient
+from pellucid.qa_circuits.evaluation_sets import Located
 from pellucid.qa_circuits.prompts import render
+from pellucid.qa_circuits.spans import Span
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 QUESTIONS = [
-    Question(f"Eve sings. Ben owns {n}. Ben plays the drums.", f"Who owns {n}?", "Ben owns") for n in ("Rex", "Tom")
+    Located(f"Eve sings. Ben owns {n}. Ben plays the drums.", f"Who owns {n}?", "Ben", (Span(11, 24),))
+    for n in ("Rex", "Tom")
 ]
 
 
@@ -84,5 +87,3 @@ def test_what_cannot_be_compared(spec: ModelSpec, tmp_path: Path) -> None:
         check_sources(["magic"])
     with pytest.raises(DataError, match="there are no questions"):
         compare_sources(job(spec), [], tmp_path)
-    with pytest.raises(DataError, match="'Rome' to 'Who\\?' does not stand in its context"):
-        compare_sources(job(spec), [Question("Ben sings.", "Who?", "Rome")], tmp_path)

@@ -91,6 +91,13 @@ def test_methods_are_compared(work: Path) -> None:
     assert true["questions"] == 4
 
 
+def test_a_circuit_is_cut_off(work: Path) -> None:
+    words = ["--probes", str(work / "probes.jsonl"), "--circuit", str(work / "context")]
+    found = run(work, "validate", "ablated", *words, "--draws", "2", "-n", "3")
+    assert found["circuit"] == ["head 2.1", "head 1.1"]
+    assert (found["examples"], len(found["random"])) == (3, 2)
+
+
 def test_steering(work: Path) -> None:
     words = ["--probes", str(work / "probes.jsonl"), "--head", "1.1", "--circuit", str(work / "context")]
     found = run(work, "steer", "steered", *words, "--memory-circuit", str(work / "memory"), "--mlps", "1")
@@ -119,6 +126,8 @@ def test_circuits_side_by_side(work: Path) -> None:
         (["heads", "--probes", "P", "--by", "luck"], "no way 'luck' to choose a head"),
         (["heads", "--probes", "P", "--circuit", "none"], "none holds no circuit of heads"),
         (["evaluate", "--probes", "P", "--head", "1.1", "--methods", "magic"], "no method 'magic'"),
+        (["validate", "--circuit", "none"], "give --probes FILE, or --data FILE"),
+        (["evaluate", "--head", "1.1", "--data", "D", "--format", "x"], "no format 'x'"),
         (["steer", "--probes", "P", "--methods", "zeroed"], "'zeroed' needs 'mlps'"),
     ],
 )

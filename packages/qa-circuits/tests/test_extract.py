@@ -179,8 +179,8 @@ def test_the_command_gives_one_line_for_each_bad_input(tmp_path, capsys):
         (extract("zoo:smollm2", probes, out, "--max-memory", "8GB"), "DEVICE=SIZE"),
         (extract("zoo:smollm2", probes, tmp_path / "file" / "out"), "file"),
         (
-            run(capsys, "probes", "--model", "zoo:smollm2", "--kind", "memory", "--out", tmp_path / "p.jsonl"),
-            "'memory'",
+            run(capsys, "probes", "--model", "zoo:smollm2", "--kind", "other", "--out", tmp_path / "p.jsonl"),
+            "'other'",
         ),
     ]:
         assert code == 2, line

@@ -1,12 +1,13 @@
 """D_memory: the answer is gone from every text that is read, and the rest is as in the true context."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pellucid.core.errors import DataError
 from pellucid.qa_circuits.facts import Fact
-from pellucid.qa_circuits.memory import forgotten, stream_memory_probes
+from pellucid.qa_circuits.memory import forgotten, gives_away, stream_memory_probes
 from pellucid.qa_circuits.probes import Probe, read_probes, stands, write_probes
 
 FACTS = [
@@ -41,6 +42,19 @@ def test_nothing_that_is_read_gives_the_answer_away() -> None:
         assert not stands(p.subject, p.corrupted_context)
     assert probes == list(stream_memory_probes(FACTS, 3))
     assert probes != list(stream_memory_probes(FACTS, 4))
+
+
+def test_what_gives_the_answer_away_is_found() -> None:
+    good = forgotten(FACTS[0], FACTS[1], "The capital of Norway is Oslo.", "What is Norway's capital?")
+    assert not gives_away(good)
+    broken = [
+        replace(good, modified_context="Is it OSLO?"),
+        replace(good, question="Is Oslo the capital of Norway?"),
+        replace(good, corrupted_context="The capital of France is Oslo."),
+        replace(good, corrupted_context="The capital of norway is —."),
+        replace(good, corrupted_question="What is Norway's capital?"),
+    ]
+    assert all(gives_away(probe) for probe in broken)
 
 
 def test_files_of_them_are_checked(tmp_path: Path) -> None:

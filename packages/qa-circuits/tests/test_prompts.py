@@ -17,7 +17,10 @@ from pellucid.qa_circuits.prompts import (
     keeps_to_context,
     pad_left,
     render,
+    render_answered,
+    render_located,
 )
+from pellucid.qa_circuits.spans import tokens_of
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -223,3 +226,32 @@ def test_smollm2_answers_from_the_context() -> None:
             assert str(loaded.tokenizer.decode(got.answer)).strip() == probe.answer
     # A model that reads "Ben owns Rex" and knows nothing of Rex has nowhere else to take the answer from.
     assert any(kept for kept, _ in keeps_to_context(loaded.model, loaded.tokenizer, PROBES, style="plain"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("context", [PROBES[1].context, EXAMPLES[1].context, " Ben owns\nRex. ", "Question: Ben?"])
+def test_the_context_is_found_in_its_prompt(kind: str, context: str) -> None:
+    make, style, template, _ = KINDS[kind]
+    tokenizer: Any = make(template)
+    prompt, (start, stop) = render_located(tokenizer, context, "Who owns Rex?", style)  # type: ignore[arg-type]
+    assert prompt == render(tokenizer, context, "Who owns Rex?", style)  # type: ignore[arg-type]
+    assert prompt[start:stop] == context
+    assert prompt[stop:].startswith("\nQuestion: Who owns Rex?\nAnswer:")
+    tokens = tokens_of(tokenizer, prompt, (start, stop), special=style == "plain")
+    assert tokens.ids == tokenizer(prompt, add_special_tokens=style == "plain")["input_ids"]
+    letters = {i for a, b in tokens.offsets for i in range(a, b)}
+    assert {i for i, letter in enumerate(context) if not letter.isspace()} <= letters
+
+
+def test_a_template_that_alters_the_context_is_told_of() -> None:
+    loud = byte_level("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}")
+    with pytest.raises(OptionError, match="chat template alters the context"):
+        render_located(loud, "Ben owns Rex.", "Who owns Rex?", "chat")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_follows_its_prompt(kind: str) -> None:
+    make, style, template, between = KINDS[kind]
+    what = make(template), "Ben owns Rex.", "Who owns Rex?"
+    prompt = render(*what, style)  # type: ignore[arg-type]
+    assert render_answered(*what, "Ben", style) == f"{prompt}{between}Ben"  # type: ignore[arg-type]

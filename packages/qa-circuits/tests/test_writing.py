@@ -5,6 +5,7 @@ from pellucid.core.errors import DataError, OptionError, PellucidError
 from pellucid.core.testing import tiny_decoder
 from pellucid.qa_circuits import writing
 from pellucid.qa_circuits.facts import Fact
+from pellucid.qa_circuits.memory import gives_away
 from pellucid.qa_circuits.probes import flaw, stands
 from pellucid.qa_circuits.writing import MOST_WORDS, paragraph, stream_written_probes, write_contexts
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -72,6 +73,17 @@ def test_what_the_model_writes_becomes_probes(monkeypatch: pytest.MonkeyPatch) -
     asked = [request.split(" about ")[0] for request in writer.requests]
     assert len(set(asked)) > 1  # lengths vary
     assert all(request.endswith("\n") for request in writer.requests)
+
+
+def test_probes_of_memory_have_the_answer_struck_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "{statement} No one but {answer} will do for {subject}.")
+    written = write(6, of_memory=True)
+    assert len(written.probes) == 6
+    for probe in written.probes:
+        assert probe.of_memory
+        assert probe.modified_context == probe.context.replace(probe.answer, "—")
+        assert not gives_away(probe)
+        assert not stands(probe.subject, probe.corrupted_context)
 
 
 def test_it_stops_at_n_and_depends_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:

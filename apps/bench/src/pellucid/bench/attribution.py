@@ -19,7 +19,8 @@ from pellucid.core.statistics import bootstrap_difference, bootstrap_mean
 from pellucid.core.testing import tiny_decoder
 from pellucid.qa_circuits.attention_rows import Head, attention_rows
 from pellucid.qa_circuits.attribution import attribute
-from pellucid.qa_circuits.attribution_study import Question, SourceJob, check_sources, compare_sources
+from pellucid.qa_circuits.attribution_study import SourceJob, check_sources, compare_sources
+from pellucid.qa_circuits.evaluation_sets import Located, synthetic
 from pellucid.qa_circuits.facts import read_facts, stream_copy_probes
 from pellucid.qa_circuits.making import keep_answered
 from pellucid.qa_circuits.probes import stands
@@ -54,7 +55,7 @@ def measure(
     torch.set_num_threads(threads)
     stream = stream_copy_probes(read_facts(resolve_asset("zoo:countries")), seed, LONGEST)
     made = keep_answered(model, stream, documents, out / "ledger" / "made", cpus=threads)
-    questions = [Question(p.modified_context, p.question, p.answer) for p in made.probes]
+    questions = synthetic(made.probes, 2).items
     loaded = load(model)
     found: dict[str, Any] = {"documents": len(questions), "head": list(head), "threads": threads}
     found["generation"] = _generation(loaded, questions, head, seed)
@@ -87,7 +88,7 @@ def summary(found: dict[str, Any]) -> str:
     )
 
 
-def _generation(loaded: Loaded, questions: Sequence[Question], head: Head, seed: int) -> dict[str, Any]:
+def _generation(loaded: Loaded, questions: Sequence[Located], head: Head, seed: int) -> dict[str, Any]:
     """Seconds of the same tokens generated with and without attribution, in turn; the first document warms up."""
     plain, attributed, passes = [], [], []
     count = 0
@@ -120,7 +121,7 @@ def _generation(loaded: Loaded, questions: Sequence[Question], head: Head, seed:
     }
 
 
-def _generate(loaded: Loaded, asked: Question, steps: int) -> None:
+def _generate(loaded: Loaded, asked: Located, steps: int) -> None:
     prompt = render(loaded.tokenizer, asked.context, asked.question)
     ids = loaded.tokenizer(prompt, return_tensors="pt")["input_ids"]
     with torch.inference_mode():
@@ -134,7 +135,7 @@ def _generate(loaded: Loaded, asked: Question, steps: int) -> None:
         )
 
 
-def _context_cite(loaded: Loaded, questions: Sequence[Question], head: Head, seed: int) -> dict[str, Any] | str:
+def _context_cite(loaded: Loaded, questions: Sequence[Located], head: Head, seed: int) -> dict[str, Any] | str:
     """ContextCite by its own package, with its own prompt and number of ablations, on a quarter of the documents."""
     if importlib.util.find_spec("context_cite") is None:
         return "ContextCite is not installed"

@@ -186,7 +186,7 @@ def attribute_response(
         ids = torch.tensor([whole.ids[:-1]], device=_device(model))
         model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=1)
     reading = replace(reading, answer=AnswerText(tokenizer, (), len(answer), one_line=False))
-    for token, row in zip(answer, recorder.rows[0][0, 0], strict=True):
+    for token, row in zip(answer, recorder.rows[0][0, 0].cpu(), strict=True):
         reading.add(token, row)
     return reading.attribution()
 
@@ -290,7 +290,7 @@ def _generate(
     keys = slice(first, max(place[1] for place in places))
 
     def step(sequences: Tensor, recorder: AttentionRows) -> Tensor:
-        row = recorder.rows[-1]
+        row = recorder.rows[-1].cpu()
         recorder.rows.clear()
         for i, (reading, token) in enumerate(zip(readings, sequences[:, -1].tolist(), strict=True)):
             if not reading.answer.done:

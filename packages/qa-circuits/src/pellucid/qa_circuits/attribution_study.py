@@ -1,6 +1,6 @@
 """How often a method points at the right place of the context: one attention head and the baselines, side by side.
 
-Thesis section 8.4.2. A method is right where its best span holds the answer that the context gives.
+Thesis section 8.4.2. A method is right where its best span touches a sentence that gives the answer.
 """
 
 import time
@@ -18,24 +18,16 @@ from pellucid.core.sweeps import Context, Sweep, session
 from .attention_rows import Head
 from .attribution import attribute
 from .baselines import gradient, iterative_prompt, self_attribution, sentence_similarity
+from .evaluation_sets import Located
 from .long_answers import LongAnswer, rel_scores
 from .probes import stands
 from .prompts import Style
 from .sentence_encoder import SentenceEncoder
-from .spans import Cut, ScoredSpan, cut
+from .spans import Cut, ScoredSpan, Span, cut
 
 Source = Literal["attention", "self", "iterative", "similarity", "gradient"]
 SOURCES: tuple[Source, ...] = get_args(Source)
 BATCH = 4  # questions a batch of the sweep
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question over a context, and the answer whose place is sought; it must stand in the context."""
-
-    context: str
-    question: str
-    answer: str
 
 
 @dataclass(frozen=True)
@@ -69,9 +61,9 @@ class SourceRow:
 
     Attributes:
         reply: the model's answer; `faithful`: whether it names the context's.
-        right: of each method, whether its best span holds the answer.
+        right: of each method, whether its best span touches a place of the answer.
         seconds: of each method; the head's are those of generating and attributing, the others' come on top.
-        chance: share of the context's spans that hold the answer.
+        chance: share of the context's spans that touch one.
         spans: how many there are.
         rel: Rel-Score without the head's best span and without a random one; None for a context of one span.
     """
@@ -91,7 +83,7 @@ class MethodSources:
 
     Attributes:
         method: its name.
-        accuracy: share of questions where its best span holds the answer.
+        accuracy: share of questions where its best span touches a place of the answer.
         behind: AttnAttrib's share minus its share, paired by question.
         seconds: a question, mean.
     """
@@ -138,7 +130,7 @@ def check_sources(names: Sequence[str]) -> tuple[Source, ...]:
 
 def compare_sources(
     job: SourceJob,
-    questions: Sequence[Question],
+    questions: Sequence[Located],
     ledger: str | Path,
     *,
     seed: int = 0,
@@ -152,7 +144,7 @@ def compare_sources(
 
     Args:
         job: what to do.
-        questions: best ones that did not choose the head.
+        questions: such as `evaluation_sets.synthetic` makes; best ones that did not choose the head.
         ledger: folder that remembers what is done.
         seed: of the intervals, which are over questions.
         workers: see `extract_circuit`; so are the rest.
@@ -162,15 +154,12 @@ def compare_sources(
         retry_failed: see `extract_circuit`.
 
     Raises:
-        DataError: no questions, or an answer that does not stand in its context.
+        DataError: no questions.
         SweepError: every cell failed.
     """
     questions = list(dict.fromkeys(questions))
     if not questions:
         raise DataError("there are no questions: give probes, or a file of questions")
-    for question in questions:
-        if not stands(question.answer, question.context):
-            raise DataError(f"the answer {question.answer!r} to {question.question!r} does not stand in its context")
     order = sorted(questions, key=lambda q: (len(q.context), q.question))
     sweep = Sweep(
         _attributed, order, version="1", row=SourceRow, shared=job, setup=_prepare, batch=BATCH, cpus=cpus, gpus=gpus
@@ -217,13 +206,13 @@ def _prepare(shared: SourceJob) -> tuple[Loaded, SentenceEncoder | None]:
     return load(shared.model), encoder
 
 
-def _attributed(cells: Sequence[Question], context: Context) -> list[SourceRow]:
+def _attributed(cells: Sequence[Located], context: Context) -> list[SourceRow]:
     job: SourceJob = context.shared
     loaded, encoder = context.state
     return [_row(job, loaded, encoder, cell) for cell in cells]
 
 
-def _row(job: SourceJob, loaded: Loaded, encoder: SentenceEncoder | None, asked: Question) -> SourceRow:
+def _row(job: SourceJob, loaded: Loaded, encoder: SentenceEncoder | None, asked: Located) -> SourceRow:
     model, tokenizer = loaded.model, loaded.tokenizer
     options: dict[str, Any] = {"spans": job.spans, "k": 1, "style": job.style}
     text, question = asked.context, asked.question
@@ -245,7 +234,6 @@ def _row(job: SourceJob, loaded: Loaded, encoder: SentenceEncoder | None, asked:
             best.append(sentence_similarity(encoder, text, reply, spans=job.spans, k=1))
         seconds.append(time.perf_counter() - began)
     pieces = cut(text, job.spans)
-    holding = [stands(asked.answer, piece.of(text)) for piece in pieces]
     rel = None
     if job.rel and len(pieces) > 1 and found.spans:
         answer = LongAnswer(text, question, reply, tuple(s.span for s in found.spans))
@@ -254,9 +242,13 @@ def _row(job: SourceJob, loaded: Loaded, encoder: SentenceEncoder | None, asked:
     return SourceRow(
         reply=found.answer,
         faithful=stands(asked.answer, found.answer, any_case=True),
-        right=[bool(spans) and stands(asked.answer, spans[0].span.of(text)) for spans in best],
+        right=[bool(spans) and _touches(spans[0].span, asked.places) for spans in best],
         seconds=seconds,
-        chance=float(np.mean(holding)),
+        chance=float(np.mean([_touches(piece, asked.places) for piece in pieces])),
         spans=len(pieces),
         rel=rel,
     )
+
+
+def _touches(span: Span, places: Sequence[Span]) -> bool:
+    return any(span.start < place.stop and place.start < span.stop for place in places)

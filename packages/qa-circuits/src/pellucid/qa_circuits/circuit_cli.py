@@ -1,4 +1,4 @@
-"""`pellucid circuits compare` and `steer`: circuits side by side, and models kept to their context."""
+"""`pellucid circuits compare`, `parts`, `validate`, `steer`: circuits beside each other, cut off, and put to use."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 from pellucid.core.cli import Fresh, Json, Out, Seed, finish
+from pellucid.core.errors import OptionError
 from pellucid.core.loading import ModelSpec
 from pellucid.core.model_options import Running, takes_model
 
-from .source_cli import HeadFile, OneHead, Probes, Retry, Style, head_of
+from .source_cli import Count, Data, Form, HeadFile, OneHead, Probes, Retry, Style, head_of
 
 
 def compare(
@@ -53,6 +54,45 @@ def parts(
     known, wanted = read_probes(probes), check_style(style)
     options = {**asdict(running), "retry_failed": retry_failed}
     finish(lambda: parts_report(spec, known, by, chosen, delta, wanted, seed, out, options), out, fresh, as_json)
+
+
+@takes_model
+def validate(
+    spec: ModelSpec,
+    running: Running,
+    circuit: Annotated[Path, typer.Option("--circuit", metavar="DIR", help="A folder of `extract`.")],
+    out: Out,
+    kind: Annotated[str, typer.Option("--kind", help="Which of its circuits: head, attention or mlp.")] = "head",
+    probes: Annotated[Path | None, typer.Option("--probes", metavar="FILE", help="JSON Lines file of probes.")] = None,
+    data: Data = None,
+    form: Form = "nq",
+    n: Count = None,
+    draws: Annotated[int, typer.Option("--draws", min=1, help="Random sets of as many components.")] = 3,
+    style: Style = "plain",
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    retry_failed: Retry = False,
+    as_json: Json = False,
+) -> None:
+    """Cut a circuit off from the logits while the model answers, and count right answers (thesis 8.3.3)."""
+    from .probes import read_probes
+    from .prompts import check_style
+    from .qa_data import read_qa
+    from .validate import probe_examples
+    from .validation_report import members_of, validation_report
+
+    if (probes is None) == (data is None):
+        raise OptionError("give --probes FILE, or --data FILE with --format, and not both")
+    members, wanted = members_of(circuit, kind), check_style(style)
+    examples = probe_examples(read_probes(probes)[:n]) if probes else read_qa(str(data), form, n)
+    options = {**asdict(running), "retry_failed": retry_failed}
+    file = str(data or probes)
+    finish(
+        lambda: validation_report(spec, members, examples, file, draws, wanted, seed, out, options),
+        out,
+        fresh,
+        as_json,
+    )
 
 
 @takes_model

@@ -135,6 +135,7 @@ def extract(
 for command in (
     circuit_cli.compare,
     circuit_cli.parts,
+    circuit_cli.validate,
     source_cli.heads,
     source_cli.attribute,
     source_cli.evaluate,

@@ -110,6 +110,7 @@ class Members:
 
     @classmethod
     def of(cls, sets: Sequence[ComponentSet], layers: int, heads: int) -> "Members":
+        """Sort sets by what they hold."""
         members = cls(
             torch.zeros(layers, len(sets), heads, dtype=torch.bool),
             torch.zeros(layers, len(sets), dtype=torch.bool),

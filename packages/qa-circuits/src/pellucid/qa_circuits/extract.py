@@ -1,20 +1,21 @@
 """From probes to a circuit: rank components on one half of the probes, report on the other (thesis 8.3.2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pellucid.core.errors import DataError, SweepError
+from pellucid.core.errors import DataError, OptionError, SweepError
 from pellucid.core.loading import ModelSpec
 from pellucid.core.statistics import Estimate, Estimates, bootstrap_mean, bootstrap_means
 from pellucid.core.sweeps import Sweep, session
 
 from .circuit import check_delta, prefixes, random_sets, rank, sizes_to_show, smallest_reaching
-from .components import KINDS, Component, ComponentSet, Kind, all_components, check_kinds
+from .components import KINDS, Component, ComponentSet, Kind, check_kinds
 from .effects import Definition
-from .jobs import ScoreJob, answer_sweep, score_sweep
+from .hierarchy import check_receivers
+from .jobs import HierarchyJob, ScoreJob, answer_sweep, score_sweep
 from .probes import Probe
 from .prompts import Style
 
@@ -51,11 +52,12 @@ class Extraction:
     """Everything `extract_circuit` found; all scores are means over the held-out probes.
 
     Attributes:
-        components: what the entries of `effects` stand for.
+        receivers: nodes of the hierarchies before; empty for hierarchy 0, the circuit next to the logits.
+        components: what the entries of `effects` stand for; of higher hierarchies those upstream of a receiver.
         effects: score of each component patched alone.
         circuits: one a kind.
         floor: mean `1 - P(answer)` with nothing patched; `corrupted`: of the corrupted run.
-        offered, kept: probes given, and those that the model really answers from the context.
+        offered, kept: probes given, and those that the model really answers, from the context or from memory.
         ranked_on, held_out: how the kept ones were split, by subject.
         peak_memory: bytes, the largest process of the sweeps.
         notes: what a reader should know besides, such as cells that failed.
@@ -77,6 +79,7 @@ class Extraction:
     held_out: int
     peak_memory: int
     notes: list[str] = field(default_factory=list)
+    receivers: tuple[ComponentSet, ...] = ()
 
     def results(self) -> dict[str, Any]:
         """What `result.json` holds under `results`."""
@@ -109,6 +112,7 @@ class Extraction:
             },
             "peak_memory_bytes": self.peak_memory,
             "notes": self.notes,
+            "receivers": [[{"kind": c.kind, **named(c)} for c in nodes] for nodes in self.receivers],
         }  # fmt: skip
 
 
@@ -120,6 +124,7 @@ def extract_circuit(
     delta: float = 0.95,
     kinds: Sequence[Kind] = KINDS,
     definition: Definition = "direct",
+    receivers: Sequence[ComponentSet] = (),
     style: Style = "plain",
     seed: int = 0,
     workers: int = 0,
@@ -128,15 +133,20 @@ def extract_circuit(
     address: str | None = None,
     retry_failed: bool = False,
 ) -> Extraction:
-    """Find the components by which a model answers these probes from their contexts.
+    """Find the components by which a model answers these probes, from their contexts or from memory.
+
+    Without `receivers` that is hierarchy 0: what writes the answer into the logits. With the nodes of hierarchies 0 to
+    k - 1 it is hierarchy k: what feeds the nodes of the last of these, see `hierarchy.hierarchy_scores`. Patching all
+    that feeds them can change no more than what they themselves write, so that delta may lie out of reach.
 
     Args:
         model: what to load, see `ModelSpec`; each worker loads it once.
-        probes: those that the model does not answer from the context are left out and counted.
+        probes: of D_copy or of D_memory; those that the model does not answer are left out and counted.
         out: folder under which the sweeps keep their ledgers; a second call computes only what is missing.
         delta: mean score that the circuit should reach, in (0, 1].
         kinds: which components to rank, each kind on its own.
-        definition: see `effects.patched_scores`.
+        definition: see `effects.patched_scores`; with receivers it must be "direct".
+        receivers: nodes of the hierarchies before, that next to the logits first.
         style: how prompts are rendered, see `prompts.render`.
         seed: of the split, the random circuits and the intervals.
         workers: Ray workers; 0 runs inline without Ray.
@@ -146,11 +156,17 @@ def extract_circuit(
         retry_failed: run again the cells that failed before.
 
     Raises:
-        DataError: no probes, or too few that the model answers from the context.
-        OptionError: delta outside (0, 1], an unknown kind or definition.
+        DataError: no probes, or too few that the model answers.
+        OptionError: delta outside (0, 1], an unknown kind or definition, a hierarchy without nodes, or nothing of
+            these kinds that writes into the receivers.
     """
     check_delta(delta)
     kinds = check_kinds(kinds)
+    nodes = tuple(tuple(level) for level in receivers)
+    if nodes:
+        check_receivers(nodes)
+        if definition != "direct":
+            raise OptionError(f"the definition {definition!r} is of hierarchy 0 only: leave out the receivers")
     if not probes:
         raise DataError("there are no probes: make some with `pellucid circuits probes`")
     probes = list(dict.fromkeys(probes))
@@ -158,8 +174,11 @@ def extract_circuit(
     run = _Runner(Path(out) / "ledger", workers, address, retry_failed)
     resources = {"cpus": cpus, "gpus": gpus}
 
+    job = ScoreJob(spec, style, definition, kinds)
+    if nodes:
+        job = HierarchyJob(spec, style, definition, kinds, receivers=nodes)
     with session():
-        return _extract(run, spec, probes, ScoreJob(spec, style, definition, kinds), delta, seed, resources)
+        return _extract(run, spec, probes, job, delta, seed, resources)
 
 
 def _extract(
@@ -171,19 +190,21 @@ def _extract(
     seed: int,
     resources: dict[str, Any],
 ) -> Extraction:
-    kinds = job.kinds
     answers = run(answer_sweep(spec, probes, job.style, **resources), "answers")
     kept = [p for p in probes if p in answers and answers[p].kept]
     ranking, held_out = split_by_subject(kept, seed)
     if min(len(ranking), len(held_out)) < FEWEST_PROBES // 2:
         raise DataError(
-            f"the model answers {len(kept)} of {len(probes)} probes from their context, over too few subjects to rank "
-            f"on one half and report on the other: give more probes (at least {FEWEST_PROBES} kept ones)"
+            f"the model answers {len(kept)} of {len(probes)} probes, over too few subjects to rank on one half and "
+            f"report on the other: give more probes (at least {FEWEST_PROBES} kept ones)"
         )
 
     singles = run(score_sweep(job, kept, **resources), "effects")
     first = next(iter(singles.values()))
-    components = all_components(first.layers, first.heads, kinds)
+    components = job.components(first.layers, first.heads)
+    kinds = tuple(kind for kind in job.kinds if any(c.kind == kind for c in components))
+    if not kinds:
+        raise OptionError(f"no {' or '.join(job.kinds)} writes into the receivers: name receivers in later layers")
     scores = np.array([singles[p].scores for p in ranking if p in singles])
     rankings = [rank(components, scores, kind) for kind in kinds]
 
@@ -221,6 +242,7 @@ def _extract(
         held_out=len(held_out),
         peak_memory=run.peak_memory,
         notes=run.notes + _notes(spec),
+        receivers=job.receivers if isinstance(job, HierarchyJob) else (),
     )
 
 
@@ -303,7 +325,7 @@ def _at(estimates: Estimates, index: int) -> Estimate:
 
 
 def _with_sets(job: ScoreJob, sets: Sequence[ComponentSet]) -> ScoreJob:
-    return ScoreJob(job.model, job.style, job.definition, job.kinds, tuple(sets))
+    return replace(job, sets=tuple(sets))
 
 
 def _notes(spec: ModelSpec) -> list[str]:

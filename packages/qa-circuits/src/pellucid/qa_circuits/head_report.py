@@ -11,11 +11,12 @@ from pellucid.core.loading import load
 from pellucid.core.outfolder import RESULT
 from pellucid.core.report import COLOURS, Figure, Report, Section, Table, new_figure
 
-from .attribution_study import Question, SourceJob, SourceStudy, compare_sources
+from .attribution_study import SourceJob, SourceStudy, compare_sources
 from .components import all_components
+from .evaluation_sets import EvaluationSet
 from .extract import split_by_subject
 from .heads import Choice, HeadStatistics, HeadSummary, choose_head, head_statistics
-from .probes import Probe, read_probes, stands
+from .probes import read_probes
 from .prompts import Style
 from .registry import HeadFile, write_heads
 
@@ -133,20 +134,14 @@ def entropy_figure(table: Sequence[HeadSummary], found: HeadStatistics, chosen: 
     )
 
 
-def questions_of(probes: Sequence[Probe], true: bool) -> list[Question]:
-    """The probes as questions: over the true contexts (Synthetic 1, 11.7.9) or over the swapped ones (Synthetic 2)."""
-    if true:
-        return [
-            Question(p.context, p.question, p.original_answer) for p in probes if stands(p.original_answer, p.context)
-        ]
-    return [Question(p.modified_context, p.question, p.answer) for p in probes]
-
-
 def evaluation_report(
-    job: SourceJob, probes: Sequence[Probe], true: bool, name: str, seed: int, out: Path, running: Mapping[str, Any]
+    job: SourceJob, questions: EvaluationSet, file: str, seed: int, out: Path, running: Mapping[str, Any]
 ) -> Report:
-    """Compare methods on probes, as a sweep whose finished cells stay in `out / "ledger"`."""
-    found = compare_sources(job, questions_of(probes, true), out / "ledger", seed=seed, **running)
+    """Compare methods on questions, as a sweep whose finished cells stay in `out / "ledger"`."""
+    found = compare_sources(job, questions.items, out / "ledger", seed=seed, **running)
+    notes = list(found.notes)
+    if questions.left_out:
+        notes.append(f"{questions.left_out} questions are left out: no answer of theirs stands in their context")
     first, others = found.methods[0], found.methods[1:]
     rest = "; ".join(f"{_NAMES[m.method]} {m.accuracy}" for m in others)
     summary = (
@@ -166,7 +161,7 @@ def evaluation_report(
     return Report(
         title="Where answers come from: methods compared",
         command="circuits evaluate",
-        config={"job": job, "probes": name, "contexts": "true" if true else "swapped"},
+        config={"job": job, "questions": questions.name, "file": file},
         seed=seed,
         device=job.model.device or "cpu",
         summary=summary,
@@ -180,14 +175,14 @@ def evaluation_report(
                         "methods",
                         columns,
                         rows,
-                        "Share of questions whose best place holds the answer. The head's seconds include generating "
+                        "Share of questions whose best place gives the answer. The head's seconds include generating "
                         "the answer, the others' come on top of that.",
                     )
                 ],
             )
         ],
         results=found,
-        notes=found.notes,
+        notes=notes,
     )
 
 
@@ -204,7 +199,7 @@ def accuracy_figure(found: SourceStudy) -> Figure:
     axes.set(xlim=(0, 1.02), xlabel="right")
     axes.legend(loc="lower right", fontsize=9)
     listed = "; ".join(f"{_NAMES[m.method]} {m.accuracy.value:.2f}" for m in found.methods)
-    return Figure("accuracy", canvas, "How often the best place holds the answer; lines are 95 % intervals.", listed)
+    return Figure("accuracy", canvas, "How often the best place gives the answer; lines are 95 % intervals.", listed)
 
 
 def _three(estimate: Any) -> list[float]:

@@ -10,8 +10,9 @@ from typing import Any
 from pellucid.core.loading import Loaded, ModelSpec, load
 from pellucid.core.sweeps import Context, Sweep
 
-from .components import ComponentSet, Kind, all_components
+from .components import Component, ComponentSet, Kind, all_components
 from .effects import Definition, patched_scores
+from .hierarchy import hierarchy_scores, upstream
 from .probes import Probe
 from .prompts import Style, encode, keeps_to_context
 
@@ -44,6 +45,21 @@ class ScoreJob:
     kinds: tuple[Kind, ...]
     sets: tuple[ComponentSet, ...] | None = None
 
+    def components(self, layers: int, heads: int) -> list[Component]:
+        """The single components that can have an effect, of a model of that size."""
+        return all_components(layers, heads, self.kinds)
+
+
+@dataclass(frozen=True)
+class HierarchyJob(ScoreJob):
+    """A scoring sweep of hierarchy k: `receivers` are the nodes of hierarchies 0 to k - 1."""
+
+    receivers: tuple[ComponentSet, ...] = ()
+
+    def components(self, layers: int, heads: int) -> list[Component]:
+        """Those upstream of a receiver."""
+        return [c for c in super().components(layers, heads) if upstream(c, self.receivers)]
+
 
 @dataclass(frozen=True)
 class ScoreRow:
@@ -70,8 +86,12 @@ def _score(cells: Sequence[Probe], context: Context) -> list[ScoreRow]:
     job, loaded = context.shared, context.state
     config = loaded.model.config
     layers, heads = config.num_hidden_layers, config.num_attention_heads
-    sets = job.sets if job.sets is not None else [(c,) for c in all_components(layers, heads, job.kinds)]
-    got = patched_scores(loaded.model, encode(loaded.tokenizer, cells, job.style), sets, job.definition)
+    sets = job.sets if job.sets is not None else [(c,) for c in job.components(layers, heads)]
+    encoded = encode(loaded.tokenizer, cells, job.style)
+    if isinstance(job, HierarchyJob):
+        got = hierarchy_scores(loaded.model, encoded, sets, job.receivers)
+    else:
+        got = patched_scores(loaded.model, encoded, sets, job.definition)
     return [
         ScoreRow(float(floor), float(corrupted), layers, heads, scores.tolist())
         for floor, corrupted, scores in zip(got.floor, got.corrupted, got.scores, strict=True)

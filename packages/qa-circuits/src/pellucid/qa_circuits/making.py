@@ -1,4 +1,4 @@
-"""Make probes that a model really answers from the context: candidates in rounds, until enough are kept."""
+"""Make probes that a model really answers, from the context or from memory: candidates in rounds, until enough."""
 
 import itertools
 from collections.abc import Iterable
@@ -39,7 +39,8 @@ def keep_answered(
 
     Args:
         model: what to load.
-        candidates: probes in the order in which they are tried, such as `copy_probes`; drawn only as needed.
+        candidates: probes in the order in which they are tried, such as `stream_copy_probes` or
+            `stream_memory_probes`; drawn only as needed.
         n: how many to keep; fewer come back where the candidates run out.
         ledger: folder that remembers replies; a second call asks nothing twice.
         style: how prompts are rendered, see `prompts.render`.
@@ -49,7 +50,7 @@ def keep_answered(
         address: see `extract_circuit`.
 
     Raises:
-        DataError: the model answers none of the candidates from their context.
+        DataError: the model answers none of the candidates.
     """
     spec = (ModelSpec(model) if isinstance(model, str) else model).resolved()
     stream = iter(candidates)
@@ -66,5 +67,5 @@ def keep_answered(
                     offered += 1
                     kept += [probe] if probe in rows and rows[probe].kept else []
     if not kept:
-        raise DataError(f"{spec.name} answers none of {offered} probes from their context: try a stronger model")
+        raise DataError(f"{spec.name} answers none of {offered} probes: try a stronger model")
     return Made(kept, offered)

@@ -53,12 +53,19 @@ def forgotten(fact: Fact, other: Fact, context: str, question: str, stand_in: st
     )
 
 
+def gives_away(probe: Probe) -> bool:
+    """Whether the answer stands in anything that is read, or the subject in what is about another one."""
+    corrupted = (probe.corrupted_context, probe.corrupted_question)
+    return any(
+        stands(probe.answer, text, any_case=True) for text in (probe.modified_context, probe.question, *corrupted)
+    ) or any(stands(probe.subject, text, any_case=True) for text in corrupted)
+
+
 def _probe(fact: Fact, pool: Pool, rng: random.Random, longest: int, stand_in: str) -> Probe | None:
     for change in itertools.islice(pool.changes(fact, rng), _TRIES):
         sentences = _sentences(fact, change, pool, rng.randint(1, longest), rng)
         probe = forgotten(fact, change.other, " ".join(sentences), ask(fact, rng), stand_in)
-        left = (probe.modified_context, probe.corrupted_context, probe.question, probe.corrupted_question)
-        if not any(stands(fact.answer, text, any_case=True) for text in left):
+        if not gives_away(probe):
             return probe
     return None
 

@@ -12,6 +12,7 @@ from pellucid.core.model_options import Running, takes_model
 
 if TYPE_CHECKING:
     from .attention_rows import Head
+    from .evaluation_sets import EvaluationSet
     from .spans import Cut
 
 Style = Annotated[str, typer.Option("--style", metavar="STYLE", help="How prompts are rendered: plain text, or chat.")]
@@ -23,6 +24,13 @@ HeadFile = Annotated[
 Spans = Annotated[
     str, typer.Option("--spans", metavar="CUT", help="What is pointed at: sentence, or a number of words.")
 ]
+Data = Annotated[
+    Path | None, typer.Option("--data", metavar="FILE", help="Questions as they were published, such as NQ-Swap.")
+]
+Form = Annotated[
+    str, typer.Option("--format", help="Of --data: nq, nq-long, nq-swap-1, nq-swap-2, hotpotqa, cnn-dailymail.")
+]
+Count = Annotated[int | None, typer.Option("-n", min=1, help="No more questions than these.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Run again what failed, and only that.")]
 
 
@@ -102,13 +110,16 @@ def attribute(
 def evaluate(
     spec: ModelSpec,
     running: Running,
-    probes: Probes,
     out: Out,
+    probes: Annotated[Path | None, typer.Option("--probes", metavar="FILE", help="JSON Lines file of probes.")] = None,
+    true: Annotated[
+        bool, typer.Option("--true/--swapped", help="Probes' contexts: the true ones (Synthetic 1) or swapped (2).")
+    ] = False,
+    data: Data = None,
+    form: Form = "nq",
+    n: Count = None,
     head: OneHead = None,
     heads: HeadFile = None,
-    true: Annotated[
-        bool, typer.Option("--true/--swapped", help="Contexts with the true answers (Synthetic 1), or swapped (2).")
-    ] = False,
     methods: Annotated[
         str, typer.Option("--methods", help="By commas: self, iterative, similarity, gradient.")
     ] = "self,iterative,similarity,gradient",
@@ -127,14 +138,26 @@ def evaluate(
     """Compare one head's attributions with other ways of finding an answer's source (thesis 8.4.2)."""
     from .attribution_study import SourceJob, check_sources
     from .head_report import evaluation_report
-    from .probes import read_probes
     from .prompts import check_style
 
     names = check_sources([name.strip() for name in methods.split(",") if name.strip()])
     job = SourceJob(spec, head_of(head, heads), names, encoder, cut_of(spans), check_style(style), longest, rel)
-    known = read_probes(probes)
+    asked = _questions(probes, true, data, form, n)
     options = {**asdict(running), "retry_failed": retry_failed}
-    finish(lambda: evaluation_report(job, known, true, str(probes), seed, out, options), out, fresh, as_json)
+    finish(lambda: evaluation_report(job, asked, str(data or probes), seed, out, options), out, fresh, as_json)
+
+
+def _questions(probes: Path | None, true: bool, data: Path | None, form: str, n: int | None) -> "EvaluationSet":
+    from .evaluation_sets import evaluation_set, synthetic
+    from .probes import read_probes
+    from .qa_data import read_qa
+
+    if (probes is None) == (data is None):
+        raise OptionError("give --probes FILE, or --data FILE with --format, and not both")
+    if probes is not None:
+        return synthetic(read_probes(probes)[:n], 1 if true else 2)
+    assert data is not None
+    return evaluation_set(read_qa(data, form, n))
 
 
 def head_of(head: str | None, heads: Path | None) -> "Head":

@@ -1,4 +1,4 @@
-"""D_copy with contexts that a language model writes (thesis section 11.7.8), in place of sentences of our own."""
+"""Probes with contexts that a language model writes (thesis section 11.7.8), in place of sentences of our own."""
 
 import itertools
 import random
@@ -11,6 +11,7 @@ from pellucid.core.errors import DataError, OptionError
 from pellucid.core.progress import progress
 
 from .facts import Fact, Pool, altered, ask, tell
+from .memory import forgotten, gives_away
 from .probes import Probe, flaw, stands
 from .prompts import complete
 
@@ -39,12 +40,13 @@ def write_contexts(
     *,
     seed: int = 0,
     batch: int = 8,
+    of_memory: bool = False,
 ) -> Written:
     """Have a chat model write a paragraph about each fact's subject that states the fact, and make probes of them.
 
     A paragraph is rejected where it does not name subject and answer as given, is cut off before its first full
-    stop, has over `MOST_WORDS` words, or cannot be altered so that `probes.flaw` finds nothing. Decoding is greedy;
-    lengths vary because 1 to 8 sentences are asked for.
+    stop, has over `MOST_WORDS` words, or cannot be altered so that `probes.flaw` (of D_memory: `memory.gives_away`)
+    finds nothing. Decoding is greedy; lengths vary because 1 to 8 sentences are asked for.
 
     Args:
         model: any chat model.
@@ -53,6 +55,7 @@ def write_contexts(
         n: how many probes to make; fewer come back where the facts run out.
         seed: of what is asked for and what is swapped.
         batch: paragraphs written at once.
+        of_memory: strike the answer out (D_memory) rather than swap it (D_copy).
 
     Raises:
         DataError: the tokenizer has no chat template, or no probe came of any fact.
@@ -63,7 +66,7 @@ def write_contexts(
     probes: list[Probe] = []
     rejected = 0
     with progress("Writing contexts", total=n) as advance:
-        for probe in _attempts(model, tokenizer, facts, seed, batch):
+        for probe in _attempts(model, tokenizer, facts, seed, batch, of_memory):
             if probe is None:
                 rejected += 1
                 continue
@@ -79,7 +82,9 @@ def write_contexts(
     return Written(probes, rejected)
 
 
-def stream_written_probes(writer: str, facts: Sequence[Fact], seed: int = 0, batch: int = 8) -> Iterator[Probe]:
+def stream_written_probes(
+    writer: str, facts: Sequence[Fact], seed: int = 0, batch: int = 8, of_memory: bool = False
+) -> Iterator[Probe]:
     """Load a chat model and yield probes over contexts that it writes, as long as there are facts.
 
     Args:
@@ -87,6 +92,7 @@ def stream_written_probes(writer: str, facts: Sequence[Fact], seed: int = 0, bat
         facts: what to write about.
         seed: of what is asked for and what is swapped.
         batch: paragraphs written at once.
+        of_memory: see `write_contexts`.
 
     Raises:
         DataError: the model's tokenizer has no chat template.
@@ -95,13 +101,18 @@ def stream_written_probes(writer: str, facts: Sequence[Fact], seed: int = 0, bat
     from pellucid.core.loading import load
 
     loaded = load(writer)
-    for probe in _attempts(loaded.model, loaded.tokenizer, facts, seed, batch):
+    for probe in _attempts(loaded.model, loaded.tokenizer, facts, seed, batch, of_memory):
         if probe is not None:
             yield probe
 
 
 def _attempts(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", facts: Sequence[Fact], seed: int, batch: int
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    facts: Sequence[Fact],
+    seed: int,
+    batch: int,
+    of_memory: bool,
 ) -> Iterator[Probe | None]:
     """One probe, or None for a rejected context, for each fact in turn."""
     if not getattr(tokenizer, "chat_template", None):
@@ -115,7 +126,7 @@ def _attempts(
         prompts = [_prompt(tokenizer, *what) for what in zip(group, counts, rngs, strict=True)]
         texts = complete(model, tokenizer, prompts, _TOKENS_A_SENTENCE * max(counts))
         for fact, count, rng, text in zip(group, counts, rngs, texts, strict=True):
-            yield _probe(fact, pool, paragraph(text, count), rng)
+            yield _probe(fact, pool, paragraph(text, count), rng, of_memory)
 
 
 def paragraph(text: str, sentences: int) -> str:
@@ -137,13 +148,18 @@ def _prompt(tokenizer: "PreTrainedTokenizerBase", fact: Fact, count: int, rng: r
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _probe(fact: Fact, pool: Pool, context: str, rng: random.Random) -> Probe | None:
+def _probe(fact: Fact, pool: Pool, context: str, rng: random.Random, of_memory: bool) -> Probe | None:
     if len(context.split()) > MOST_WORDS or not (stands(fact.subject, context) and stands(fact.answer, context)):
         return None
     question = ask(fact, rng)
     for change in itertools.islice(pool.changes(fact, rng), _TRIES):
-        probe = altered(fact, change, context, question)
-        if flaw(probe) is None:
+        if of_memory:
+            probe = forgotten(fact, change.other, context, question)
+            good = not gives_away(probe)
+        else:
+            probe = altered(fact, change, context, question)
+            good = flaw(probe) is None
+        if good:
             return probe
     return None
 
