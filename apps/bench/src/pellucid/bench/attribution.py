@@ -35,7 +35,7 @@ ABLATIONS = 64  # ContextCite's default
 def measure(
     out: Path,
     model: str = "zoo:smollm2",
-    head: Head = (23, 1),
+    head: Head = (23, 2),
     documents: int = 40,
     encoder: str = "zoo:minilm",
     seed: int = 1,

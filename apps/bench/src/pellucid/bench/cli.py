@@ -121,7 +121,7 @@ def edits(
 def attribution(
     out: Out = Path("runs/bench-attribution"),
     model: Model = "zoo:smollm2",
-    head: Annotated[str, typer.Option("--head", metavar="LAYER.HEAD", help="Which head attributes.")] = "23.1",
+    head: Annotated[str, typer.Option("--head", metavar="LAYER.HEAD", help="Which head attributes.")] = "23.2",
     documents: Annotated[int, typer.Option("-n", min=4, help="Documents of 1 to 30 sentences.")] = 40,
     encoder: Annotated[str, typer.Option("--encoder", metavar="MODEL", help="Sentence encoder.")] = "zoo:minilm",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")] = 2,
