@@ -88,6 +88,12 @@ def extract(
     definition: Annotated[
         str, typer.Option("--definition", help="direct: all else held clean; through_mlps: later MLPs recompute.")
     ] = "direct",
+    below: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--into", metavar="DIR", help="Find what feeds the heads of this circuit (hierarchy 1; repeat: 2)."
+        ),
+    ] = None,
     style: Style = "plain",
     seed: Seed = 0,
     fresh: Fresh = False,
@@ -107,6 +113,7 @@ def extract(
     from .figures import extraction_report
     from .probes import read_probes
     from .prompts import check_style
+    from .validation_report import members_of
 
     started = time.monotonic()
     check_delta(delta)
@@ -114,6 +121,7 @@ def extract(
     wanted = check_definition(definition)
     style = check_style(style)
     known = read_probes(probes)
+    receivers = [members_of(folder, "head") for folder in below or ()]
     prepare_out(out, fresh)
     found = extract_circuit(
         spec,
@@ -122,6 +130,7 @@ def extract(
         delta=delta,
         kinds=chosen,
         definition=wanted,
+        receivers=receivers,
         style=style,
         seed=seed,
         **asdict(running),
