@@ -128,6 +128,9 @@ def head_statistics(
 def choose_head(statistics: HeadStatistics, by: Choice = "entropy") -> Head:
     """The head to attribute with: of lowest mean entropy (as in the thesis), or of highest accuracy by sentence.
 
+    Measure a circuit's heads only: outside of it there are heads of very low entropy that look at nothing of use, and
+    heads that look at the right sentence's full stop on a few probes.
+
     Equal accuracies are settled by the accuracy by token, and then by entropy; the first of equal heads wins.
 
     Raises:
