@@ -48,7 +48,8 @@ def run(setting: Setting) -> Chapter:
     ]
     used = (
         f"Head {head[0]}.{head[1]} of this circuit looks most at the answer's sentence. So it says where an answer "
-        f"comes from while the model writes it: asked «{QUESTION}» about the text below, the model answers «{source.answer}»."
+        f"comes from while the model writes it: asked «{QUESTION}» about the text below, the model answers "
+        f"«{source.answer}»."
     )
     passage = Passage(DOCUMENT, marks, f"What head {head[0]}.{head[1]} looked at for the answer, strongest first.")
     return Chapter(
