@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import multiprocessing
-import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,7 +163,7 @@ def _context_cite(loaded: Loaded, questions: Sequence[Located], head: Head, seed
 
 
 def memory(threads: int = 2, lengths: Sequence[int] = LENGTHS) -> list[dict[str, float]]:
-    """Peak memory of one forward pass of a small random Llama, each in a fresh process: what attribution adds to it."""
+    """Peak memory of one forward pass of a small random Llama, each in a fresh process (Linux): what is added to it."""
     rows = []
     for tokens in lengths:
         plain, recorded, maps = (_in_a_process(tokens, way, threads) for way in ("plain", "rows", "maps"))
@@ -186,7 +185,7 @@ def _peak(tokens: int, way: str, threads: int, results: Any) -> None:
     torch.set_num_threads(threads)
     model = tiny_decoder("llama", max_position_embeddings=tokens)
     ids = torch.randint(3, 97, (1, tokens), generator=torch.Generator().manual_seed(0))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _highest_mb(anew=True)
     with torch.inference_mode():
         if way == "rows":
             with attention_rows(model, [(1, 0)]):
@@ -196,7 +195,15 @@ def _peak(tokens: int, way: str, threads: int, results: Any) -> None:
             model(ids, logits_to_keep=1, output_attentions=True)
         else:
             model(ids, logits_to_keep=1)
-    results.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    results.put(_highest_mb() - before)
+
+
+def _highest_mb(anew: bool = False) -> float:
+    """This process's highest resident memory, in MB; `anew` starts the count again, from what is held now (Linux)."""
+    if anew:
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+    (line,) = [line for line in Path("/proc/self/status").read_text("ascii").splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
 
 
 def tables(found: dict[str, Any]) -> list[Table]:

@@ -122,8 +122,8 @@ def entropy_figure(table: Sequence[HeadSummary], found: HeadStatistics, chosen: 
             f"{s.head[0]}.{s.head[1]}", (s.entropy.value, s.sentence.value), xytext=(4, 4), textcoords="offset points"
         )
     axes.axhline(found.sentence_chance.mean(), linestyle=":", linewidth=1, color="#555555", label="a random sentence")
-    axes.set(xlabel="entropy over the context, nats", ylabel="sentence right", ylim=(-0.02, 1.05))
-    axes.legend(loc="upper right", fontsize=9)
+    axes.set(xlabel="entropy over the context, nats", ylabel="sentence right", ylim=(-0.03, 1.1))
+    axes.legend(loc="center right", fontsize=9)
     return Figure(
         "entropy",
         canvas,
@@ -192,12 +192,12 @@ def accuracy_figure(found: SourceStudy) -> Figure:
     values = np.array([_three(m.accuracy) for m in found.methods])
     places = np.arange(len(values))[::-1]
     spread = np.abs(values[:, 1:].T - values[:, 0])
-    colours = [COLOURS[6] if m.method == "attention" else COLOURS[0] for m in found.methods]
+    colours = [COLOURS[1] if m.method == "attention" else COLOURS[0] for m in found.methods]
     axes.barh(places, values[:, 0], xerr=spread, color=colours, height=0.6, capsize=3)
     axes.set_yticks(places, [_NAMES[m.method] for m in found.methods])
     axes.axvline(found.chance.value, linestyle=":", linewidth=1, color="#555555", label="a random place")
-    axes.set(xlim=(0, 1.02), xlabel="right")
-    axes.legend(loc="lower right", fontsize=9)
+    axes.set(xlim=(0, 1.02), xlabel="right", ylim=(-0.9, len(values) - 0.5))
+    axes.legend(loc="lower left", fontsize=9)
     listed = "; ".join(f"{_NAMES[m.method]} {m.accuracy.value:.2f}" for m in found.methods)
     return Figure("accuracy", canvas, "How often the best place gives the answer; lines are 95 % intervals.", listed)
 

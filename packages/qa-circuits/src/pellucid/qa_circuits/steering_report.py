@@ -148,8 +148,8 @@ def _figure(found: Faithfulness) -> Figure:
         places - 0.18, [m.memory.value for m in found.methods], height=0.34, color=COLOURS[1], label="from memory"
     )
     axes.set_yticks(places, [_NAMES[m.method] for m in found.methods])
-    axes.set(xlim=(0, 1.02), xlabel="share of replies")
-    axes.legend(loc="lower right", fontsize=9)
+    axes.set(xlim=(0, 1.02), xlabel="share of replies", ylim=(-1.1, len(places) - 0.5))
+    axes.legend(loc="lower right", ncols=2, fontsize=9)
     listed = "; ".join(f"{_NAMES[m.method]} {m.context.value:.2f} and {m.memory.value:.2f}" for m in found.methods)
     return Figure(
         "methods",
