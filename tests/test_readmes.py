@@ -35,7 +35,7 @@ def test_the_commands_of_the_readme_exist():
     assert lines
     for line in sorted(lines):
         words = line.split()
-        commands = [word for word in words[:2] if re.fullmatch(r"[a-z]+", word)]
+        commands = [word for word in words[:2] if re.fullmatch(r"[a-z][a-z0-9-]*", word)]
         done = subprocess.run(["pellucid", *commands, "--help"], capture_output=True, text=True)
         assert done.returncode == 0, f"pellucid {line}: {done.stderr}"
         for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", line):
