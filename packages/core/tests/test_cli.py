@@ -148,6 +148,8 @@ def process(plugins: Path, *words: str, stdout: int = subprocess.PIPE) -> subpro
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": path},
+        # A shell that runs the tests in the background has its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
