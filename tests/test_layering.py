@@ -20,8 +20,10 @@ def test_import_rules_hold():
         "pellucid.core",
         "pellucid.fewshot_hard",
         "pellucid.influence",
+        "pellucid.mllm_edit",
         "pellucid.qa_circuits",
         "pellucid.t2i_edit",
+        "pellucid.vit_components",
         "pellucid.zoo",
     ],
 )

@@ -1,0 +1,1 @@
+"""Find where a multimodal language model keeps a fact, and correct it there."""
