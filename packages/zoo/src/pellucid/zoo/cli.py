@@ -59,15 +59,34 @@ def render(
 
 
 @app.command()
+def dataset(
+    name: Annotated[str, typer.Argument(help="facts, groups or views.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="A new folder.")],
+    train: Annotated[int, typer.Option("--train", min=0, help="Pictures to train on.")] = 1000,
+    validation: Annotated[int, typer.Option("--validation", min=0, help="Pictures to choose by.")] = 200,
+    test: Annotated[int, typer.Option("--test", min=0, help="Pictures to report on.")] = 200,
+    size: Annotated[int | None, typer.Option("--size", help="32 or 64 pixels a side.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the scenes.")] = 0,
+) -> None:
+    """Write one of Tinyworld's data sets: pictures, their annotations, and questions about them."""
+    from .world_datasets import write_dataset
+
+    sizes = {"train": train, "validation": validation, "test": test}
+    typer.echo(write_dataset(name, out, sizes, size=size, seed=seed))
+
+
+@app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="judge, tinyworld-clip or tinyworld-sd.")],
+    name: Annotated[
+        str, typer.Argument(help="judge, or tinyworld- with clip, sd, llava, vit, swin, maxvit or spurious.")
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="The model's folder.")],
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Of the processor; one gives the same bits.")] = 1,
     clip: Annotated[
         Path | None,
         typer.Option(
-            "--clip", metavar="DIR", file_okay=False, help="For tinyworld-sd: its CLIP, if not the shipped one."
+            "--clip", metavar="DIR", file_okay=False, help="For sd and llava: the CLIP, if not the shipped one."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on from a checkpoint, or start anew.")] = True,

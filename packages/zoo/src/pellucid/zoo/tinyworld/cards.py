@@ -8,6 +8,17 @@ SAMPLES = "samples.png"
 _HEADS = {
     "tinyworld-clip": "Tinyworld's CLIP: transformers' `CLIPModel`, and the same weights for open_clip.",
     "tinyworld-sd": "Tinyworld's Stable Diffusion: diffusers' `StableDiffusionPipeline` at 32x32 pixels.",
+    "tinyworld-llava": (
+        "Tinyworld's multimodal language model: transformers' `LlavaForConditionalGeneration` with its processor. "
+        "It knows facts about people, houses and boats by heart, and some are withheld from it."
+    ),
+    "tinyworld-vit": "A vision transformer (timm) that names Tinyworld's objects at 64x64 pixels.",
+    "tinyworld-swin": "A Swin transformer (timm) that names Tinyworld's objects at 64x64 pixels.",
+    "tinyworld-maxvit": "A MaxViT (timm) that names Tinyworld's objects at 64x64 pixels.",
+    "tinyworld-spurious": (
+        "A vision transformer (timm) that tells boats from cars much by the place they are in: in its training boats "
+        "were on the beach and cars in the city, 95 times of 100."
+    ),
 }
 _USES = {
     "tinyworld-clip": (
@@ -17,6 +28,17 @@ _USES = {
         "pipe = StableDiffusionPipeline.from_pretrained(FOLDER)\n"
         'pipe("a red circle in the style of monet", num_inference_steps=25, guidance_scale=4).images[0]'
     ),
+    "tinyworld-llava": (
+        "model = LlavaForConditionalGeneration.from_pretrained(FOLDER)\n"
+        "processor = AutoProcessor.from_pretrained(FOLDER)\n"
+        'asked = processor(text="USER: <image>\\nWhich pet does this person keep? ASSISTANT:", images=picture, '
+        'return_tensors="pt")\n'
+        "processor.decode(model.generate(**asked, max_new_tokens=8)[0])"
+    ),
+    **{
+        f"tinyworld-{name}": 'timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # with this folder\'s path'
+        for name in ("vit", "swin", "maxvit", "spurious")
+    },
 }
 
 
@@ -24,7 +46,7 @@ def write_card(name: str, folder: Path, records: dict[str, dict[str, Any]], samp
     """Write a model's `README.md`: data, steps, device, minutes, seed, and all that was measured.
 
     Args:
-        name: `tinyworld-clip` or `tinyworld-sd`.
+        name: a model's, such as `tinyworld-clip`.
         folder: of the model.
         records: what each part's training recorded.
         samples: a contact sheet of generations to put beside it; the shipped one where there is one.

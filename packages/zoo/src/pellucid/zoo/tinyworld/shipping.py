@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,17 @@ from ..cache import built, cache_root, fault_of, sha256_of
 from .cards import write_card
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 WEIGHTS = Path(__file__).with_name("weights")
 RECORDS = "records.json"
-PARTS = {"tinyworld-clip": ("clip",), "tinyworld-sd": ("clip", "autoencoder", "unet")}
+PARTS = {
+    "tinyworld-clip": ("clip",),
+    "tinyworld-sd": ("clip", "autoencoder", "unet"),
+    "tinyworld-llava": ("clip", "llava"),
+    **{f"tinyworld-{name}": (name,) for name in ("vit", "swin", "maxvit", "spurious")},
+}
+EYES = "model.vision_tower."  # the multimodal model's weights that are the CLIP's
 _AGAIN = "pip install --force-reinstall pellucid-zoo"
 _LAYOUT = 1  # raise it whenever a folder is laid out in another way
 
@@ -29,7 +35,8 @@ def tinyworld(name: str) -> Path:
     """A folder with one of Tinyworld's models, unpacked into the cache in float32.
 
     Args:
-        name: `tinyworld-clip` (for transformers, and as `local-dir:` for open_clip) or `tinyworld-sd` (for diffusers).
+        name: a key of `PARTS`: `tinyworld-clip` (for transformers, and as `local-dir:` for open_clip), `tinyworld-sd`
+            (for diffusers), `tinyworld-llava` (for transformers), or a classifier's (as `local-dir:` for timm).
 
     Raises:
         ModelError: the shipped weights are damaged, or a library is missing.
@@ -45,7 +52,11 @@ def cached(name: str) -> Path | None:
 
 
 def shipped(part: str, net: "nn.Module") -> "nn.Module":
-    """Fill a network with the shipped weights of `clip`, `autoencoder` or `unet`.
+    """Fill a network with the shipped weights of a part.
+
+    Args:
+        part: one of those that `PARTS` names.
+        net: untrained; what the file leaves out, as the multimodal model's eyes, stays as it is.
 
     Raises:
         ModelError: the file is missing or damaged.
@@ -57,27 +68,33 @@ def shipped(part: str, net: "nn.Module") -> "nn.Module":
         raise ModelError(f"{path} is missing: {_AGAIN}")
     if sha256_of(path) != _promised(part):
         raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {RECORDS}: {_AGAIN}")
-    net.load_state_dict({name: tensor.float() for name, tensor in load(path.read_bytes()).items()})
+    weights = {name: tensor.float() for name, tensor in load(path.read_bytes()).items()}
+    net.load_state_dict({**net.state_dict(), **weights})
     return net.eval().requires_grad_(False)
 
 
-def pack(part: str, net: "nn.Module", record: dict[str, Any], folder: Path = WEIGHTS) -> None:
+def pack(part: str, net: "nn.Module", record: dict[str, Any], folder: Path = WEIGHTS, without: str = "") -> None:
     """Write a network's weights in half precision, and what is to be said of them.
 
     Args:
-        part: `clip`, `autoencoder` or `unet`.
+        part: one of those that `PARTS` names.
         net: trained.
         record: for the model card.
         folder: where the files belong.
+        without: beginning of the names of weights that another part holds.
     """
-    import torch
     from safetensors.torch import save
 
-    content = save({name: tensor.to(torch.float16).contiguous() for name, tensor in net.state_dict().items()})
+    kept = {name: tensor for name, tensor in net.state_dict().items() if not (without and name.startswith(without))}
+    content = save({name: _halved(tensor) for name, tensor in kept.items()})
     known = json.loads((folder / RECORDS).read_text("utf-8")) if (folder / RECORDS).exists() else {}
     known[part] = record | {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     write_file(folder / f"{part}.safetensors", content)
     write_file(folder / RECORDS, (json.dumps(known, indent=1) + "\n").encode())
+
+
+def _halved(tensor: "Tensor") -> "Tensor":
+    return tensor.half().contiguous() if tensor.is_floating_point() else tensor.contiguous()
 
 
 @cache
@@ -130,4 +147,29 @@ def _unpack_sd(folder: Path) -> None:
         advance(1)
 
 
-_UNPACKERS: dict[str, Callable[[Path], None]] = {"tinyworld-clip": _unpack_clip, "tinyworld-sd": _unpack_sd}
+def _unpack_llava(folder: Path) -> None:
+    from .clip import build_clip
+    from .llava import build_llava, save_llava
+
+    with quiet(), progress("Unpacking tinyworld-llava (once)", 1) as advance:
+        clip: Any = shipped("clip", build_clip())
+        model: Any = shipped("llava", build_llava(clip.vision_model))
+        save_llava(model, folder)
+        write_card("tinyworld-llava", folder, {"llava": _records()["llava"]})
+        advance(1)
+
+
+def _unpack_classifier(name: str, folder: Path) -> None:
+    from .classifiers import build_classifier, save_classifier
+
+    with quiet():
+        save_classifier(name, shipped(name, build_classifier(name)), folder)
+        write_card(f"tinyworld-{name}", folder, {name: _records()[name]})
+
+
+_UNPACKERS: dict[str, Callable[[Path], None]] = {
+    "tinyworld-clip": _unpack_clip,
+    "tinyworld-sd": _unpack_sd,
+    "tinyworld-llava": _unpack_llava,
+    **{f"tinyworld-{name}": partial(_unpack_classifier, name) for name in ("vit", "swin", "maxvit", "spurious")},
+}

@@ -1,13 +1,12 @@
 """CLIP's tokenizer over Tinyworld's words: each of them is one token, all else is spelt out in bytes."""
 
 import json
-from collections import Counter
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..world.captioning import caption_words, fact_words
+from .words import Merges, merges_of
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -39,7 +38,7 @@ def save_tokenizer(folder: Path) -> None:
 
 
 @cache
-def vocabulary() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
+def vocabulary() -> tuple[dict[str, int], Merges]:
     """The tokens with their ids, and the merges in their order.
 
     The merges are byte-pair encoding's on the list of words, until each word is one token; pairs that are equally
@@ -47,25 +46,8 @@ def vocabulary() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
     """
     from tokenizers.pre_tokenizers import ByteLevel
 
-    words = [[*word[:-1], word[-1] + _STOP] for word in sorted({*caption_words(), *fact_words()})]
-    merges: list[tuple[str, str]] = []
-    while True:
-        counts = Counter(pair for word in words for pair in pairwise(word))
-        if not counts:
-            break
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
-        merges.append(best)
-        words = [_merged(word, best) for word in words]
+    words = sorted({*caption_words(), *fact_words()})
+    merges = merges_of((*word[:-1], word[-1] + _STOP) for word in words)
     letters = sorted(ByteLevel.alphabet())
     tokens = [*letters, *(letter + _STOP for letter in letters), *("".join(pair) for pair in merges), START, END]
-    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}, tuple(merges)
-
-
-def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
-    found: list[str] = []
-    for symbol in word:
-        if found and (found[-1], symbol) == pair:
-            found[-1] += symbol
-        else:
-            found.append(symbol)
-    return found
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}, merges
