@@ -62,11 +62,11 @@ class Packed:
     answers: Tensor
 
 
-def album(each: int = PICTURES, seed: int = 0) -> Album:
-    """Draw the training pictures: so many of each individual, and a fifth as many in all of things without a name."""
+def album(each: int = PICTURES, seed: int = 0, share: float = 0.2) -> Album:
+    """Draw the training pictures: so many of each individual, and that share of them of things without a name."""
     named = [(one.scene(number), one) for one in individuals() for number in range(each)]
     chance = Chance(seed, "things")
-    plain = [(thing_scene(chance), None) for _ in range(len(named) // 5)]
+    plain = [(thing_scene(chance), None) for _ in range(round(len(named) * share))]
     scenes, shown = zip(*named, *plain, strict=True)
     with progress("Rendering", len(scenes)) as advance:
         return Album(render_all(scenes, 32, advance), scenes, shown, seed)

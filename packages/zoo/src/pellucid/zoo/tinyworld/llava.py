@@ -80,6 +80,7 @@ def train_llava(
     recipe: LlavaRecipe | None = None,
     device: str = "cpu",
     resume: bool = True,
+    begun: LlavaForConditionalGeneration | None = None,
 ) -> float:
     """Train the model and write it to `out` as `from_pretrained` reads it, with its processor.
 
@@ -90,13 +91,14 @@ def train_llava(
         recipe: how.
         device: as torch names it.
         resume: go on from a checkpoint.
+        begun: a model to train on, which is changed.
 
     Returns:
         The seconds of training.
     """
     recipe = recipe or LlavaRecipe()
     with seeded(recipe.seed):
-        model = build_llava(eyes).to(device).train()
+        model = (begun or build_llava(eyes)).to(device).train().requires_grad_(True)
     model.model.vision_tower.requires_grad_(False).eval()
 
     def loss(step: int) -> Tensor:
@@ -116,7 +118,7 @@ def train_llava(
         {"params": [weight for weight in learnt.values() if weight.ndim < 2], "weight_decay": 0.0},
     ]
     optimiser = torch.optim.AdamW(parts, recipe.rate, betas=(0.9, 0.98))
-    identity = {**asdict(recipe), "album": [len(album.scenes), album.seed]}
+    identity = {**asdict(recipe), "album": [len(album.scenes), album.seed], "begun": begun is not None}
     task = Task("LLaVA", out, {"llava": model}, optimiser, loss, recipe.rate, recipe.steps, identity, resume=resume)
     seconds = fit(task)
     save_llava(model.eval(), out)

@@ -1,0 +1,100 @@
+"""Folders of pictures, with annotations where there are some."""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pellucid.core.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+ANNOTATIONS = ("annotations.parquet", "annotations.csv")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Picture files in an order.
+
+    Attributes:
+        paths: of the files.
+        ids: their names below the folder.
+        labels: for each annotation one value a picture.
+    """
+
+    paths: tuple[Path, ...]
+    ids: tuple[str, ...]
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def read_pictures(folder: Path, split: str | None = None) -> Pictures:
+    """List a folder's pictures.
+
+    Args:
+        folder: with `annotations.parquet` or `annotations.csv` (a column `file`, others are annotations, as
+            `pellucid zoo dataset` writes them), or with pictures in it and in its folders: a picture's folder is then
+            its `label`.
+        split: of annotations that have a column `split`, only these rows.
+
+    Raises:
+        DataError: there is no picture, an annotation lacks its file, or the table cannot be read.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder: give one with pictures in it")
+    table = next((folder / name for name in ANNOTATIONS if (folder / name).is_file()), None)
+    rows = _listed(folder) if table is None else _rows(table)
+    if split is not None:
+        rows = [row for row in rows if row.get("split") == split]
+    if not rows:
+        which = f" of the split {split!r}" if split else ""
+        raise DataError(f"{folder} has no pictures{which}: give a folder with {', '.join(_SUFFIXES)}")
+    missing = [row["file"] for row in rows if not (folder / row["file"]).is_file()]
+    if missing:
+        raise DataError(f"{table or folder} names {missing[0]} ({len(missing)} such), which is not there: put it there")
+    names = [name for name in rows[0] if name != "file"]
+    labels = {name: tuple(row.get(name, "") for row in rows) for name in names}
+    return Pictures(tuple(folder / row["file"] for row in rows), tuple(row["file"] for row in rows), labels)
+
+
+def open_picture(path: Path) -> "Image":
+    """Read a picture whole.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as a picture ({type(error).__name__}): replace it") from error
+
+
+def _listed(folder: Path) -> list[dict[str, str]]:
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    return [
+        {"file": str(path.relative_to(folder)), "label": path.parent.name if path.parent != folder else ""}
+        for path in files
+    ]
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    try:
+        if table.suffix == ".parquet":
+            from pyarrow import parquet
+
+            found = parquet.read_table(table).to_pylist()
+        else:
+            with table.open(newline="", encoding="utf-8") as file:
+                found = list(csv.DictReader(file))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{table} cannot be read ({type(error).__name__}): write it again") from error
+    if found and "file" not in found[0]:
+        raise DataError(f"{table} has no column `file`: it has {', '.join(found[0])}")
+    return [{name: str(value) for name, value in row.items()} for row in found]
