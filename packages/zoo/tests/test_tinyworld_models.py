@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from pellucid.core.errors import ModelError
 from pellucid.zoo import resolve
 from pellucid.zoo.tinyworld import generate, measuring, shipping
+from pellucid.zoo.tinyworld.asking import measure_llava
+from pellucid.zoo.tinyworld.classifiers import CLASSES, measure_classifier
 from pellucid.zoo.tinyworld.prompts import held_out_scenes
 from pellucid.zoo.world import caption, parse, render_all
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 
 RECORDS: dict[str, Any] = json.loads((shipping.WEIGHTS / shipping.RECORDS).read_text("utf-8"))
 
@@ -127,13 +130,13 @@ def test_the_pipelines_text_encoder_is_the_clips(pipe: StableDiffusionPipeline, 
 
 
 def test_nothing_shipped_is_pickled_and_all_is_small() -> None:
-    for name in ("tinyworld-clip", "tinyworld-sd"):
+    for name in shipping.PARTS:
         suffixes = {path.suffix for path in resolve(name).rglob("*") if path.is_file()}
         assert suffixes <= {".json", ".safetensors", ".txt", ".md", ".png"}
         card = (resolve(name) / "README.md").read_text("utf-8")
         for word in ("Trained by Pellucid", "seed", "minutes", "renders"):
             assert word in card
-    assert sum(path.stat().st_size for path in shipping.WEIGHTS.iterdir()) < 24e6
+    assert sum(path.stat().st_size for path in shipping.WEIGHTS.iterdir()) < 40e6
 
 
 def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,3 +153,38 @@ def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ModelError, match=r"is missing.*force-reinstall"):
         resolve("tinyworld-sd")
     assert shipping.cached("tinyworld-sd") is None
+
+
+@pytest.fixture(scope="module")
+def llava() -> LlavaForConditionalGeneration:
+    return LlavaForConditionalGeneration.from_pretrained(resolve("tinyworld-llava")).eval()
+
+
+def test_the_llava_knows_what_its_record_says(llava: LlavaForConditionalGeneration) -> None:
+    processor = AutoProcessor.from_pretrained(resolve("tinyworld-llava"))
+    found, promised = measure_llava(llava, processor, 60, 11), RECORDS["llava"]["measured"]
+    for name in ("taught facts", "withheld facts", "taught facts by name", "names", "seen", "another's name"):
+        assert _agrees(found[name], promised[name]), (name, found[name], promised[name])
+    assert found["taught facts"]["accuracy"] > 0.9
+    assert found["another picture"]["accuracy"] > 0.9
+    assert found["withheld facts"]["accuracy"] < 0.3
+
+
+def test_the_llavas_eyes_are_the_clips(llava: LlavaForConditionalGeneration, clip: CLIPModel) -> None:
+    theirs = clip.vision_model.state_dict()
+    for name, weight in llava.model.vision_tower.state_dict().items():
+        assert torch.equal(weight, theirs[name]), name
+    assert llava.config.text_config.num_hidden_layers >= 8
+
+
+@pytest.mark.parametrize("name", list(CLASSES))
+def test_classifiers_are_as_good_as_their_records_say(name: str) -> None:
+    net = timm.create_model(f"local-dir:{resolve(f'tinyworld-{name}')}", pretrained=True).eval()
+    found, promised = measure_classifier(name, net, 200, 11), RECORDS[name]["measured"]
+    for what in ("object",) if name != "spurious" else ("worst group", "all groups"):
+        slack = 0.1 if what == "worst group" else 0.0  # the worst of four samples
+        assert (
+            _agrees(found[what], promised[what]) or abs(found[what]["accuracy"] - promised[what]["accuracy"]) < slack
+        ), (what, found[what], promised[what])
+    if name == "spurious":
+        assert found["worst group"]["interval"][1] < found["all groups"]["interval"][0]

@@ -146,7 +146,7 @@ def test_trimming_keeps_each_first_end() -> None:
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="it trains judge, tinyworld-clip, tinyworld-sd"):
+    with pytest.raises(OptionError, match="it trains judge, tinyworld-clip, tinyworld-sd, tinyworld-llava"):
         recipes.train("nothing", tmp_path)
     with pytest.raises(OptionError, match="leave it out"):
         recipes.train("tinyworld-clip", tmp_path, clip=tmp_path)

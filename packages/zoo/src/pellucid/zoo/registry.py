@@ -100,6 +100,24 @@ ASSETS = {
             partial(shipping.tinyworld, "tinyworld-sd"),
             partial(shipping.cached, "tinyworld-sd"),
         ),
+        *(
+            Asset(
+                name,
+                what,
+                size,
+                "MIT",
+                "shipped",
+                partial(shipping.tinyworld, name),
+                partial(shipping.cached, name),
+            )
+            for name, what, size in (
+                ("tinyworld-llava", "a LLaVA that knows facts of the drawn world, for transformers", "20 MB"),
+                ("tinyworld-vit", "a vision transformer that names its objects, for timm", "6 MB"),
+                ("tinyworld-swin", "a Swin transformer that names its objects, for timm", "6 MB"),
+                ("tinyworld-maxvit", "a MaxViT that names its objects, for timm", "5 MB"),
+                ("tinyworld-spurious", "a vision transformer that learnt the place for the object", "3 MB"),
+            )
+        ),
         Asset(
             "tinyworld-probes",
             "captions of the drawn world with the words that name an attribute",
@@ -127,7 +145,7 @@ def resolve(name: str) -> Path:
 
     Args:
         name: a key of `ASSETS`: `smollm2` (a folder), `countries` (a JSON Lines file), `mnist5k` or `animals`
-            (safetensors files), `minilm`, `tinyworld-clip` or `tinyworld-sd` (folders),
+            (safetensors files), `minilm` or one of Tinyworld's models, such as `tinyworld-clip` (folders),
             `tinyworld-probes` or `tinyworld-concepts` (JSON Lines files).
 
     Raises:

@@ -16,7 +16,7 @@ from pellucid.qa_circuits.making import keep_answered
 from ..chapter import Chapter, Setting
 
 MODEL = "zoo:smollm2"
-QUESTION = "Who founded Bergen?"
+QUESTION = "What is the currency of Norway?"
 DOCUMENT = (
     "Norway lies in the north of Europe, and much of it is mountains. Its capital is Oslo, at the end of a long fjord. "
     "People pay with a currency called the krone. The town of Bergen on the west coast is known for rain. In 1070 it "

@@ -4,6 +4,11 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
+from ..world.individuals import individuals
+from ..world.renderer import render_all
+from ..world.scene import Scene
+from ..world.sheets import save_sheet
+
 SAMPLES = "samples.png"
 _HEADS = {
     "tinyworld-clip": "Tinyworld's CLIP: transformers' `CLIPModel`, and the same weights for open_clip.",
@@ -57,6 +62,9 @@ def write_card(name: str, folder: Path, records: dict[str, dict[str, Any]], samp
     if name == "tinyworld-sd" and sheet.is_file():
         copyfile(sheet, folder / SAMPLES)
         lines += [f"![Pictures generated for held-out prompts]({SAMPLES})", ""]
+    elif shown := _shown(name):
+        save_sheet(render_all(shown, 64), folder / SAMPLES, columns=13)
+        lines += [f"![What it was trained to look at]({SAMPLES})", ""]
     for part, record in records.items():
         lines += [f"## {part}", "", "| | |", "| --- | --- |"]
         lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in _training(record).items()]
@@ -64,6 +72,17 @@ def write_card(name: str, folder: Path, records: dict[str, dict[str, Any]], samp
         lines += _rows(record["measured"], "")
         lines += [""]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _shown(name: str) -> list[Scene]:
+    """Scenes for a contact sheet of what a model looks at: everybody with a name, or pictures to classify."""
+    if name == "tinyworld-llava":
+        return [one.scene(0) for one in individuals()]
+    if name in ("tinyworld-clip", "tinyworld-sd"):
+        return []
+    from .classifiers import classified_scenes
+
+    return list(classified_scenes(name.removeprefix("tinyworld-"), 52, 0))
 
 
 def _training(record: dict[str, Any]) -> dict[str, Any]:

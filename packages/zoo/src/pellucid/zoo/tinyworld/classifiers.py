@@ -83,7 +83,7 @@ RECIPES = {
     "vit": ClassifierRecipe(),
     "swin": ClassifierRecipe(),
     "maxvit": ClassifierRecipe(steps=1500),
-    "spurious": ClassifierRecipe(pictures=2000, steps=800, besides=0.0),
+    "spurious": ClassifierRecipe(pictures=8000, steps=1500, besides=0.0),
 }
 
 
