@@ -2,7 +2,6 @@
 
 import importlib.util
 import itertools
-import multiprocessing
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,8 @@ from pellucid.qa_circuits.facts import read_facts, stream_copy_probes
 from pellucid.qa_circuits.making import keep_answered
 from pellucid.qa_circuits.probes import stands
 from pellucid.qa_circuits.prompts import GREEDY, pad_token, render
+
+from .peaks import highest_mb, in_a_process
 
 LONGEST = 30  # sentences in a document
 TOKENS = 16  # in an answer at most
@@ -166,26 +167,16 @@ def memory(threads: int = 2, lengths: Sequence[int] = LENGTHS) -> list[dict[str,
     """Peak memory of one forward pass of a small random Llama, each in a fresh process (Linux): what is added to it."""
     rows = []
     for tokens in lengths:
-        plain, recorded, maps = (_in_a_process(tokens, way, threads) for way in ("plain", "rows", "maps"))
+        plain, recorded, maps = (in_a_process(_peak, tokens, way, threads) for way in ("plain", "rows", "maps"))
         rows.append({"tokens": tokens, "plain_mb": plain, "rows_mb": recorded - plain, "maps_mb": maps - plain})
     return rows
 
 
-def _in_a_process(tokens: int, way: str, threads: int) -> float:
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    child = context.Process(target=_peak, args=(tokens, way, threads, results))
-    child.start()
-    found = float(results.get(timeout=600))
-    child.join()
-    return found
-
-
-def _peak(tokens: int, way: str, threads: int, results: Any) -> None:
+def _peak(tokens: int, way: str, threads: int) -> float:
     torch.set_num_threads(threads)
     model = tiny_decoder("llama", max_position_embeddings=tokens)
     ids = torch.randint(3, 97, (1, tokens), generator=torch.Generator().manual_seed(0))
-    before = _highest_mb(anew=True)
+    before = highest_mb(anew=True)
     with torch.inference_mode():
         if way == "rows":
             with attention_rows(model, [(1, 0)]):
@@ -195,15 +186,7 @@ def _peak(tokens: int, way: str, threads: int, results: Any) -> None:
             model(ids, logits_to_keep=1, output_attentions=True)
         else:
             model(ids, logits_to_keep=1)
-    results.put(_highest_mb() - before)
-
-
-def _highest_mb(anew: bool = False) -> float:
-    """This process's highest resident memory, in MB; `anew` starts the count again, from what is held now (Linux)."""
-    if anew:
-        Path("/proc/self/clear_refs").write_text("5", "ascii")
-    (line,) = [line for line in Path("/proc/self/status").read_text("ascii").splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 1024
+    return highest_mb() - before
 
 
 def tables(found: dict[str, Any]) -> list[Table]:

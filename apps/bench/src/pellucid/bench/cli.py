@@ -142,6 +142,27 @@ def attribution(
     _write("attribution", run, out, config, seed, fresh, as_json, tables)
 
 
+@app.command()
+def vit(
+    out: Out = Path("runs/bench-vit"),
+    batch: Annotated[int, typer.Option("--batch", min=2, help="Pictures at a time.")] = 4,
+    repeats: Annotated[int, typer.Option("-n", min=2, help="How often each is run.")] = 5,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")] = 2,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Hold the decomposition of vision transformers against their plain forward pass, in time and in memory."""
+    from .vit import measure, summary, tables
+
+    def run() -> tuple[dict[str, Any], str]:
+        found = measure(batch, repeats, seed, threads)
+        return found, summary(found)
+
+    config = {"batch": batch, "repeats": repeats, "threads": threads}
+    _write("vit", run, out, config, seed, fresh, as_json, tables)
+
+
 def _write(
     name: str,
     run: Any,

@@ -2,29 +2,23 @@
 
 Asking a model for `output_attentions` makes it compute every head's whole attention map, of size T x T. Here the
 model keeps its own attention function; beside it only the chosen heads' last row is computed, which costs O(T) a
-forward pass. It is done through transformers' attention interface, and the masks' interface with it: an attention
-function without a mask function of its own is given no mask at all, and padded rows would be wrong without a word.
+forward pass (see `pellucid.core.attention`).
 """
 
-import itertools
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pellucid.core.attention import Attend, around_attention, attention_weights, check_interface
 from pellucid.core.errors import OptionError
-from pellucid.core.quiet import quiet
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Head = tuple[int, int]
-Attend = Callable[..., tuple[Tensor, Tensor | None]]
-
-_NUMBERS = itertools.count()
 
 
 @dataclass
@@ -68,7 +62,7 @@ def attention_rows(
     Raises:
         OptionError: a head does not exist, or the model does not use transformers' attention interface.
     """
-    _check_interface(model)
+    check_interface(model)
     _check_heads(model, heads)
     recorder = AttentionRows(tuple(heads))
     chosen: dict[int, list[int]] = {}
@@ -90,7 +84,7 @@ def attention_rows(
                 pending.clear()
             length = args[1].shape[2]
             first, tokens = seen.get(length, (0, length))
-            weights = head_weights(
+            weights = attention_weights(
                 module, *args, heads=chosen[layer], queries=queries or 1, first_key=first, tokens=tokens, **kwargs
             )
             pending[layer] = _placed(weights, first, tokens, keys)
@@ -102,119 +96,6 @@ def attention_rows(
 
     with around_attention(model, attend, note):
         yield recorder
-
-
-@contextmanager
-def around_attention(
-    model: "PreTrainedModel",
-    attend: Callable[..., tuple[Tensor, Tensor | None]],
-    on_mask: Callable[[dict[str, Any]], None] | None = None,
-) -> Iterator[None]:
-    """Put a function around a model's attention while the block runs; blocks may be nested.
-
-    Args:
-        model: a model that uses transformers' attention interface.
-        attend: called as `attend(base, module, query, key, value, attention_mask, **kwargs)`, where
-            `base(module, query, key, value, attention_mask, **kwargs)` is the model's own attention (fused, unless the
-            model is set to "eager"); returns what `base` returns. Masks are boolean (True: seen) where attention
-            is fused, and None where it is plainly causal; in eager models they are added to the logits.
-        on_mask: called with the arguments of transformers' mask function, whenever a mask is made.
-
-    Raises:
-        OptionError: the model does not use that interface.
-    """
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    _check_interface(model)
-    before = model.config._attn_implementation
-    masks, functions = AttentionMaskInterface(), AttentionInterface()
-    # Flash attention and flex attention hold masks of their own kinds; for the block such a model runs on SDPA.
-    under = before if before == "eager" or str(before).startswith("pellucid_") else "sdpa"
-    name = f"pellucid_{next(_NUMBERS)}"
-
-    def function(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        base = sys.modules[type(module).__module__].eager_attention_forward if under == "eager" else functions[under]
-        return attend(base, module, *args, **kwargs)
-
-    def mask(**sizes: Any) -> Any:
-        if on_mask is not None:
-            on_mask(sizes)
-        return masks[under](**sizes)
-
-    AttentionInterface.register(name, function)
-    AttentionMaskInterface.register(name, mask)
-    try:
-        with quiet():
-            model.set_attn_implementation(name)
-        yield
-    finally:
-        with quiet():
-            model.set_attn_implementation(before)
-        # There is no public way to take a name back; the class-wide mapping is what the masks' code looks into.
-        AttentionInterface._global_mapping.pop(name)
-        AttentionMaskInterface._global_mapping.pop(name)
-
-
-@torch.no_grad()
-def head_weights(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    heads: Sequence[int],
-    queries: int = 1,
-    first_key: int = 0,
-    tokens: int | None = None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    position_bias: Tensor | None = None,
-    **_: Any,
-) -> Tensor:
-    """Attention probabilities of the last queries of some heads, from what an attention function is called with.
-
-    Args:
-        module: the attention block.
-        query: `(batch, heads, queries, head_dim)`.
-        key: `(batch, key-value heads, keys, head_dim)`.
-        value: not used.
-        attention_mask: boolean or added to the logits, or None for a plainly causal one.
-        heads: which query heads.
-        queries: how many of the last queries.
-        first_key: position of the first key among the tokens.
-        tokens: number of tokens so far; the number of keys by default.
-        scaling: factor of the logits.
-        softcap: bound of the logits (Gemma 2).
-        s_aux: attention sinks, which are refused.
-        position_bias: a learned bias, which is refused.
-
-    Returns:
-        `(batch, len(heads), queries, keys)`, float32.
-
-    Raises:
-        OptionError: the model adds sinks or a bias to its attention.
-    """
-    if s_aux is not None or position_bias is not None:
-        raise OptionError(f"{type(module).__name__} adds sinks or a position bias to its attention, not known here")
-    length, group = key.shape[2], query.shape[1] // key.shape[1]
-    asked = query[:, list(heads), -queries:].float()
-    logits = asked @ key[:, [head // group for head in heads]].float().transpose(-1, -2)
-    logits = logits * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if softcap is not None:
-        logits = torch.tanh(logits / softcap) * softcap
-    if attention_mask is None:
-        last = (length if tokens is None else tokens) - 1
-        place = torch.arange(last - asked.shape[2] + 1, last + 1, device=key.device)
-        hidden = first_key + torch.arange(length, device=key.device) > place[:, None]
-        logits = logits.masked_fill(hidden, torch.finfo(logits.dtype).min)
-    else:
-        mask = attention_mask[:, :, -queries:, :length]
-        mask = mask[:, list(heads)] if mask.shape[1] > 1 else mask
-        hides = mask.dtype == torch.bool
-        logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min) if hides else logits + mask
-    return logits.softmax(-1)
 
 
 def _placed(weights: Tensor, first: int, tokens: int, keys: slice | None) -> Tensor:
@@ -233,15 +114,6 @@ def _ordered(
     home = pending[heads[0][0]].device if heads else torch.device("cpu")
     row = torch.stack([pending[layer][:, chosen[layer].index(head)].to(home) for layer, head in heads], dim=1)
     return row[:, :, -1] if queries is None else row
-
-
-def _check_interface(model: "PreTrainedModel") -> None:
-    can = getattr(model, "_can_set_attn_implementation", None)
-    if can is None or not can():
-        raise OptionError(
-            f"{type(model).__name__} does not use transformers' attention interface, through which heads are read: "
-            "take a model that does, such as Llama, Mistral, Qwen, Phi-3 or Gemma"
-        )
 
 
 def _check_heads(model: "PreTrainedModel", heads: Sequence[Head]) -> None:

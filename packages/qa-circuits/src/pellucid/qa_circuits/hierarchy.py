@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pellucid.core.anatomy import DecoderAnatomy, decoder_anatomy
+from pellucid.core.attention import Attend, around_attention
 from pellucid.core.errors import OptionError
 from pellucid.core.tracing import Site, capture, find_module
 from torch import Tensor, nn
 
-from .attention_rows import Attend, around_attention
 from .components import Component, ComponentSet, check_sets
 from .effects import CHUNK_BYTES, Members, PatchedScores, Runs, attention_moves, check_mode, run_both
 from .prompts import Encoded

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pellucid.core.attention import Attend, around_attention
 from pellucid.core.errors import OptionError
 from torch import Tensor, nn
 
-from .attention_rows import Attend, around_attention
 from .components import Component
 
 if TYPE_CHECKING:
