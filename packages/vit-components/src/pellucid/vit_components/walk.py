@@ -10,6 +10,7 @@ from pellucid.core.errors import ModelError
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from . import channel_rules, token_rules  # noqa: F401  # they register the rules
 from .recording import Recording, Ref, Step
 from .rules import ATTENTION, NONLINEAR, RULES, Next
 from .terms import Map, SeparationError, Term, identity
@@ -87,12 +88,8 @@ class Walk:
         return tuple(source.shape) if isinstance(source, Tensor) else ()
 
     def fed(self, source: Any) -> bool:
-        """Whether it comes from the images."""
+        """Whether an operation wrote it that read what came from the images."""
         return isinstance(source, Ref) and self.recording.steps[source.step].fed
-
-    def recorded(self, source: Any) -> bool:
-        """Whether an operation wrote it that came from the images: not the images themselves."""
-        return self.fed(source)
 
     def constant(self, step: Step, source: Any, terms: list[Term]) -> None:
         """Put down what a constant that an operation adds brings."""
