@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,19 +173,24 @@ def test_spans_are_whole_words_as_the_question_spells_them() -> None:
     assert span_of(" ?", "What?") is None
 
 
-def test_faults_of_questions_from_anywhere() -> None:
+def test_faults_of_questions_from_anywhere(tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    picture.touch()
     good = VisualQuestion(
-        "a.png", "What does this person cook in winter?", "this person", ("winter",), ("soup",), id="a"
+        str(picture), "What does this person cook in winter?", "this person", ("winter",), ("soup",), id="a"
     )
     bad = [
-        VisualQuestion("a.png", good.question, "this boat", (), ("soup",), id="b"),
-        VisualQuestion("a.png", good.question, "this person", ("summer",), ("soup",), id="c"),
-        VisualQuestion("a.png", good.question, "this person", ("person",), ("soup",), id="d"),
-        VisualQuestion("a.png", good.question, "this person", (), (), id="e"),
-        VisualQuestion("a.png", good.question, "this person", (), ("soup",), id="a"),
+        replace(good, visual="this boat", id="b"),
+        replace(good, textual=("summer",), id="c"),
+        replace(good, textual=("person",), id="d"),
+        replace(good, answers=(), id="e"),
+        replace(good, image=str(tmp_path / "b.png"), id="f"),
+        good,
+        replace(good, visual="", id=""),
     ]
+    parts = ("'this boat'", "'summer'", "part of the visual", "no answer", "no picture", "twice", "constraint ''")
     found = find_faults([good, *bad])
-    assert [fault.where for fault in found] == ["b", "c", "d", "e", "a"]
-    for fault, part in zip(found, ("'this boat'", "'summer'", "part of the visual", "no answer", "twice"), strict=True):
+    assert [fault.where for fault in found] == ["b", "c", "d", "e", "f", "a", "question 8"]
+    for fault, part in zip(found, parts, strict=True):
         assert part in fault.what
-    assert not find_faults([good, bad[3]], needs_answers=False)
+    assert not find_faults([good, bad[3], replace(good, image="", id="g")], needs_answers=False)

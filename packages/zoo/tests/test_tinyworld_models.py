@@ -132,7 +132,7 @@ def test_the_pipelines_text_encoder_is_the_clips(pipe: StableDiffusionPipeline, 
 def test_nothing_shipped_is_pickled_and_all_is_small() -> None:
     for name in shipping.PARTS:
         suffixes = {path.suffix for path in resolve(name).rglob("*") if path.is_file()}
-        assert suffixes <= {".json", ".safetensors", ".txt", ".md", ".png"}
+        assert suffixes <= {".json", ".jinja", ".safetensors", ".txt", ".md", ".png"}
         card = (resolve(name) / "README.md").read_text("utf-8")
         for word in ("Trained by Pellucid", "seed", "minutes", "renders"):
             assert word in card

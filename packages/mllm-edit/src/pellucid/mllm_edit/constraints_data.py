@@ -81,7 +81,7 @@ def read_constraints(path: str | Path, images: str | Path, answers: Answers | No
 
 
 def find_faults(questions: Sequence[VisualQuestion], needs_answers: bool = True) -> list[Fault]:
-    """Check questions, from anywhere, for what tracing and editing need.
+    """Check questions, from anywhere, for what tracing and editing need: a picture, constraints, an answer.
 
     Args:
         questions: what to check.
@@ -94,6 +94,8 @@ def find_faults(questions: Sequence[VisualQuestion], needs_answers: bool = True)
     seen: set[str] = set()
     for number, one in enumerate(questions, 1):
         what = _fault_of(one, needs_answers)
+        if what is None and one.image and not Path(one.image).is_file():
+            what = f"there is no picture {one.image}: put it there, or leave the question out"
         if what is None and one.id and one.id in seen:
             what = f"the id {one.id!r} is used twice: give each question its own"
         seen.add(one.id)

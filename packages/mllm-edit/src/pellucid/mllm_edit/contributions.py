@@ -66,7 +66,7 @@ def transfers(
     """
     for row, place in enumerate(places):
         if not place.image or not place.constraint:
-            what = "an image token" if not place.image else "a visual constraint"
+            what = "an image" if not place.image else "a visual constraint"
             raise DataError(f"row {row} of the batch has no token of {what}: give a question with both")
 
     def keep(vectors: Tensor, row: int) -> Tensor:
