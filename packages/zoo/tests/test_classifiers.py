@@ -29,7 +29,7 @@ def test_a_trained_folder_is_read_by_timm(name: str, tmp_path: Path) -> None:
     net = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert net.num_classes == len(CLASSES[name])
     config = timm.data.resolve_model_data_config(net)
-    assert (config["input_size"], config["crop_pct"], config["mean"]) == ((3, 64, 64), 1.0, (0.5, 0.5, 0.5))
+    assert (config["input_size"], config["crop_pct"], tuple(config["mean"])) == ((3, 64, 64), 1.0, (0.5, 0.5, 0.5))
     assert net.pretrained_cfg["label_names"] == list(CLASSES[name])
     found = measure_classifier(name, net, count=8, seed=3)
     assert found["worst group" if name == "spurious" else "object"]["n"] > 0
