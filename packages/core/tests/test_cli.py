@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from pellucid.core.cli import GROUP, main
+from pellucid.core.cli import GROUP, LOCATE, main
 
 PLUGIN = '''
 """A plugin with one command of every fate."""
@@ -21,11 +21,11 @@ from pathlib import Path
 
 import typer
 
-from pellucid.core.cli import Address, Device, Dtype, Fresh, Json, Model, Out, Seed, Workers, show
+from pellucid.core.cli import LOCATE, Address, Device, Dtype, Fresh, Json, Model, Out, Seed, Workers, show
 from pellucid.core.errors import DataError
 from pellucid.core.report import Report, prepare_out
 
-group = typer.Typer(help="Does [many] things. And more.")
+group = typer.Typer(help="Does [many] things. And more.", rich_help_panel=LOCATE)
 single = typer.Typer()
 lonely = typer.Typer(invoke_without_command=False)
 not_an_app = {}
@@ -216,6 +216,27 @@ def test_help_of_a_sub_command_is_plain_and_whole(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.usefixtures("here")
+def test_the_roots_help_groups_commands_by_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    sections = capsys.readouterr().out.split("\n\n")
+    located = next(text for text in sections if text.startswith(LOCATE))
+    assert "plug " in located
+    assert "Does [many] things" in located
+    other = next(text for text in sections if text.startswith("More:"))
+    assert "cannot be loaded" in other
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "found"),
+    [("pellucid do", 1, "doctor"), ("pellucid doctor --js", 2, "--json")],
+)
+def test_a_shell_completes_commands_and_options(words: str, place: int, found: str) -> None:
+    asked = {"_PELLUCID_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+    done = subprocess.run(["pellucid"], env={**os.environ, **asked}, capture_output=True, text=True)
+    assert done.stdout.split() == [found], done.stderr
+
+
+@pytest.mark.usefixtures("here")
 def test_shared_options_reach_the_function_and_json_is_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,7 +287,7 @@ def test_mistakes_of_usage_exit_with_two(words: list[str], message: str, capsys:
             1,
             "pellucid: BrokenPipeError: [Errno 32] socket closed (a defect; run again with --debug for the traceback)",
         ),
-        ("stop", 130, "pellucid: stopped; what is finished is kept, run the same command again to go on"),
+        ("stop", 130, "pellucid: stopped; what a ledger holds is kept, run the same command again to go on"),
     ],
 )
 def test_every_error_is_one_line_unless_debugged(
@@ -338,7 +359,7 @@ def test_control_c_is_one_line(plugins: Path, tmp_path: Path) -> None:
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=30)
     assert (running.returncode, out) == (130, "")
-    assert err == "pellucid: stopped; what is finished is kept, run the same command again to go on\n"
+    assert err == "pellucid: stopped; what a ledger holds is kept, run the same command again to go on\n"
 
 
 def every_help() -> list[list[str]]:

@@ -74,7 +74,8 @@ def test_result_json_holds_what_the_design_says(tmp_path: Path) -> None:
     assert page == tmp_path / "deep" / "out" / "report.html"
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))
     assert list(result) == [
-        *("schema", "command", "config", "seed", "versions", "device", "seconds", "figures", "tables", "results")
+        *("schema", "command", "config", "seed", "versions", "device", "seconds", "summary", "figures", "tables"),
+        "results",
     ]
     assert result["config"] == {"model": "zoo:tiny", "layers": [1, 2]}
     assert result["results"] == {"effect": {"value": 0.5, "low": 0.4, "high": 0.6}}

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import pytest
 import torch
 from pellucid.core.errors import LedgerError, SweepError
 from pellucid.core.sweeps import Context, Sweep, pool
+from pellucid.core.sweeps.batch import Job, run_batch
+from pellucid.core.sweeps.ledger import Ledger
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray", "by_value")]
 
@@ -97,6 +99,18 @@ def test_a_worker_that_is_killed_costs_nothing(tmp_path: Path) -> None:
     assert (summary.done, summary.failed) == (12, 0)
     assert [row.value for row in sweep.rows(tmp_path / "ledger")] == list(range(12))
     assert [executed(tmp_path / f"killed-{number}") for number in (3, 7)] == [[1], [1]]
+
+
+def test_a_batch_whose_worker_died_before_it_could_say_so_counts_as_done(tmp_path: Path) -> None:
+    sweep = Sweep(dangerous, cells(4), version="1", row=Row, shared=Danger(tmp_path), batch=2)
+    book = Ledger(tmp_path / "ledger")
+    mark = book.open_for_writing()
+    job = Job(sweep.fn, None, sweep.function, "1", Row, book, threads=1, driver=mark)
+    told, lost = (run_batch(job, sweep.cells[:2], sweep.keys[:2], sweep.shared, None) for _ in range(2))
+    assert (told.done, told.shared) == (lost.done, lost.shared) == (2, 0)
+    other = run_batch(replace(job, driver="another"), sweep.cells[:2], sweep.keys[:2], sweep.shared, None)
+    assert (other.done, other.shared) == (0, 2)
+    assert executed(tmp_path / "log") == [0, 1]
 
 
 def test_a_lethal_cell_is_the_only_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

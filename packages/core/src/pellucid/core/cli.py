@@ -25,6 +25,13 @@ from .outfolder import prepare_out
 from .report import RESULT, Report, versions
 
 GROUP = "pellucid.commands"
+
+# What a command is for, as the root's help groups them: `typer.Typer(rich_help_panel=LOCATE, ...)`.
+LOCATE = "Where a model keeps what it knows, and how to change it"
+DATA = "What in the data is behind it"
+TRY = "To try it, and to check it"
+RUN = "To run it elsewhere, and to see what is missing"
+_OTHER = "More"
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -143,7 +150,7 @@ def _verdict(error: BaseException, words: list[str]) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         # The same command with --fresh would throw away what is finished.
         how = "the same command without --fresh" if "--fresh" in words else "the same command again"
-        return 130, f"stopped; what is finished is kept, run {how} to go on"
+        return 130, f"stopped; what a ledger holds is kept, run {how} to go on"
     return 1, f"{type(error).__name__}: {error} (a defect; run again with --debug for the traceback)"
 
 
@@ -181,10 +188,19 @@ class _Root(TyperGroup):
         return list(self.commands)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write one row a plugin; unlike typer's own, it never cuts the reason why one cannot be loaded."""
-        rows = [(name, _one_line_help(command)) for name, command in self.commands.items()]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows or [("(none)", "Install a package such as pellucid-qa-circuits.")])
+        """Write one row a plugin, by question; unlike typer's own, it never cuts why one cannot be loaded."""
+        rows: dict[str, list[tuple[str, str]]] = {question: [] for question in (LOCATE, DATA, TRY, RUN, _OTHER)}
+        for name, command in self.commands.items():
+            panel = getattr(command, "rich_help_panel", None)
+            question = panel if isinstance(panel, str) else _OTHER
+            rows.setdefault(question, []).append((name, _one_line_help(command)))
+        if not self.commands:
+            rows[_OTHER].append(("(none)", "Install a package such as pellucid-qa-circuits."))
+        widest = max(len(name) for some in rows.values() for name, _ in some)
+        for question, some in rows.items():
+            if some:
+                with formatter.section(question):
+                    formatter.write_dl([(name.ljust(widest), told) for name, told in some])
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -222,7 +238,8 @@ def _load(point: importlib.metadata.EntryPoint) -> Any:
         plugin = point.load()
         if not isinstance(plugin, typer.Typer):
             raise TypeError(f"{point.value} is a {type(plugin).__name__}, not a typer.Typer")
-        command = typer.main.get_command(plugin)
+        command: Any = typer.main.get_command(plugin)
+        command.rich_help_panel = plugin.rich_help_panel
     except Exception as error:
         command = _broken(point.name, error)
     command.name = point.name
@@ -276,7 +293,6 @@ app = typer.Typer(
     cls=_Root,
     help="Find where a trained model keeps what it knows, and change it there.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

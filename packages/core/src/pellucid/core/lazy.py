@@ -10,12 +10,14 @@ def lazy_exports(package: str, homes: dict[str, str]) -> tuple[Callable[[str], A
 
     Args:
         package: the package's `__name__`.
-        homes: exported name -> submodule that defines it, such as `{"Site": "tracing"}`.
+        homes: exported name -> module that defines it: a submodule, as in `{"Site": "tracing"}`, or one of another
+            package by its full name, as in `{"load_clip": "pellucid.core.clips"}`.
     """
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        home = homes[name]
+        return getattr(importlib.import_module(home if "." in home else f"{package}.{home}"), name)
 
     return get, lambda: sorted(homes)

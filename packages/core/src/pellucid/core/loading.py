@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .assets import find_model, resolve_asset
 from .errors import ModelError, OptionError
+from .fitting import check_fits
 from .quiet import import_bitsandbytes, quiet
 from .revision import content_hash, find_on_hub, is_fixed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Loaded", "ModelSpec", "load", "resolve_asset"]
+__all__ = ["Loaded", "ModelSpec", "Place", "first_line", "load", "locate", "read_model", "resolve_asset"]
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,27 @@ def load(name: str | Path | ModelSpec, **fields: Any) -> Loaded:
         OptionError: a field cannot work, or there is no such model.
         ModelError: the model cannot be found, read or placed, or its weights are incomplete.
     """
+    place = locate(name, **fields)
+    return Loaded(read_model("AutoModelForCausalLM", place), _tokenizer(place), place.spec)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model's files are read from.
+
+    Attributes:
+        spec: as asked for; of a hub model with the commit that is there.
+        where: a folder, or the hub id.
+        source: `from_pretrained`'s arguments that go with it.
+    """
+
+    spec: ModelSpec
+    where: str
+    source: dict[str, Any]
+
+
+def locate(name: str | Path | ModelSpec, **fields: Any) -> Place:
+    """Find a model's files, and check its revision; arguments and errors are those of `load`."""
     spec = replace(name, **fields) if isinstance(name, ModelSpec) else ModelSpec(str(name), **fields)
     folder = find_model(spec.name)
     if folder is None:
@@ -119,8 +141,7 @@ def load(name: str | Path | ModelSpec, **fields: Any) -> Loaded:
     else:
         _check_revision(spec, folder)
     where = spec.name if folder is None else str(folder)
-    source = {"revision": spec.revision} if folder is None else {"local_files_only": True}
-    return Loaded(_model(spec, where, source), _tokenizer(spec, where, source), spec)
+    return Place(spec, where, {"revision": spec.revision} if folder is None else {"local_files_only": True})
 
 
 def _check_revision(spec: ModelSpec, folder: Path) -> None:
@@ -133,14 +154,18 @@ def _check_revision(spec: ModelSpec, folder: Path) -> None:
         raise ModelError(f"the weights of {spec.name} are not those of revision {spec.revision}, but of {found}")
 
 
-def _model(spec: ModelSpec, where: str, source: dict[str, Any]) -> "PreTrainedModel":
-    from transformers import AutoModelForCausalLM
+def read_model(auto_class: str, place: Place) -> "PreTrainedModel":
+    """Read a model by one of transformers' Auto classes, in eval mode; errors are those of `load`."""
+    import transformers
 
+    spec = place.spec
     options = _placement(spec) | _quantization(spec)
+    if Path(place.where).is_dir():
+        check_fits(spec, Path(place.where))
     try:
         with quiet():
-            found: Any = AutoModelForCausalLM.from_pretrained(
-                where,
+            found: Any = getattr(transformers, auto_class).from_pretrained(
+                place.where,
                 dtype=spec.dtype,
                 use_safetensors=True,
                 trust_remote_code=spec.trust_remote_code,
@@ -148,7 +173,7 @@ def _model(spec: ModelSpec, where: str, source: dict[str, Any]) -> "PreTrainedMo
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 **options,
-                **source,
+                **place.source,
             )
     except Exception as error:  # transformers raises a dozen classes for what is wrong with a checkpoint
         raise _explained(spec, error) from error
@@ -179,7 +204,7 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise OptionError(f"device {device!r} cannot be used here: {_first_line(error)}") from error
+        raise OptionError(f"device {device!r} cannot be used here: {first_line(error)}") from error
 
 
 def _bytes(max_memory: dict[int | str, int | str]) -> dict[int | str, int]:
@@ -242,15 +267,16 @@ def _check_keys(spec: ModelSpec, keys: dict[str, Any]) -> None:
         log.warning("%s: %d weights have no place in the model, such as %s", spec.name, len(unexpected), unexpected[0])
 
 
-def _tokenizer(spec: ModelSpec, where: str, source: dict[str, Any]) -> "PreTrainedTokenizerBase":
+def _tokenizer(place: Place) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
+    trust = place.spec.trust_remote_code
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=spec.trust_remote_code, **source)
+            tokenizer = AutoTokenizer.from_pretrained(place.where, trust_remote_code=trust, **place.source)
     except Exception as error:
         raise ModelError(
-            f"{spec.name} has no tokenizer that can be loaded ({_first_line(error)}): "
+            f"{place.spec.name} has no tokenizer that can be loaded ({first_line(error)}): "
             "save one beside the model with tokenizer.save_pretrained"
         ) from error
     if tokenizer.pad_token is None:
@@ -271,8 +297,9 @@ def _explained(spec: ModelSpec, error: Exception) -> ModelError:
         return ModelError(f"part of {spec.name} must be written to disk: give offload_folder")
     if "trust_remote_code" in text:
         return ModelError(f"{spec.name} comes with its own code: read it, then pass trust_remote_code=True")
-    return ModelError(f"{spec.name} cannot be loaded: {_first_line(error)}")
+    return ModelError(f"{spec.name} cannot be loaded: {first_line(error)}")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's text that says something, or its class."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -159,6 +159,7 @@ class Report:
                 "versions": versions(),
                 "device": self.device,
                 "seconds": seconds,
+                "summary": self.summary,
                 "figures": [
                     {"name": figure.name, "file": f"figures/{figure.name}.png", **_words(figure)} for figure in figures
                 ],

@@ -44,6 +44,8 @@ class Job:
     row: type
     ledger: Ledger
     threads: int
+    driver: str  # the mark it left in the ledger: what its workers wrote is told from what another driver's did
+    again: bool = False  # cells that failed before are computed once more, over what the ledger holds of them
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ class Report:
     failed: int
     peak_memory: int
     peak_gpu_memory: int
+    shared: int = 0  # cells that another driver has finished since this one looked
+
+    @property
+    def cells(self) -> int:
+        """How many cells need no more thought."""
+        return self.done + self.failed + self.shared
 
 
 def prepare(job: Job, shared: Any) -> Any:
@@ -81,13 +89,20 @@ def prepare(job: Job, shared: Any) -> Any:
 
 
 def run_batch(job: Job, cells: Sequence[Any], keys: Sequence[str], shared: Any, state: Any) -> Report:
-    """Compute a batch and write its segment.
+    """Compute a batch and write its segment, unless it is there already.
 
-    A batch that raises is computed again cell by cell, so that one bad cell costs only its own row.
+    It is where another driver on the same ledger was faster, or where a worker wrote it and died before it could say
+    so. A batch that raises is computed again cell by cell, so that one bad cell costs only its own row.
 
     Raises:
         LedgerError: the segment cannot be written.
     """
+    found = None if job.again else job.ledger.find(segment_name(keys))
+    if found is not None:
+        if found.meta.get("driver") != job.driver:
+            return Report(0, 0, *_peaks(), shared=len(keys))
+        failed = len(keys) - found.table["error"].null_count
+        return Report(len(keys) - failed, failed, *_peaks())
     started = time.perf_counter()
     limit_threads(job.threads)
     results = _compute(job, cells, keys, shared, state)
@@ -101,6 +116,7 @@ def write_results(job: Job, keys: Sequence[str], results: Sequence[dict[str, Any
     meta = {
         "function": job.function,
         "version": job.version,
+        "driver": job.driver,
         "host": platform.node(),
         "seconds": seconds,
         "peak_memory": report.peak_memory,

@@ -3,8 +3,9 @@
 import importlib
 import logging
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ..errors import SweepError
@@ -17,6 +18,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
+# A cluster that keeps to this machine is not found by a driver that takes 127.0.0.1 for another name of the machine.
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost):")
 # Ray reads two of them once, when it is imported, which may be long ago: they have to be set there as well.
 _CONSTANTS = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": False, "ENABLE_RAY_CLUSTER": False}
 _joined = False  # whether it was `connected` that connected this process to Ray
@@ -44,7 +47,8 @@ def connected(address: str | None, cpus: int) -> Iterator[bool]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            ray.init(address, **quiet)
+            with _only_here() if _LOOPBACK.match(address) else nullcontext():
+                ray.init(address, **quiet)
         else:
             with _only_here():
                 ray.init("local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)

@@ -26,6 +26,7 @@ PAUSES = (0.2, 1.0, 3.0)  # seconds before each further try after a passing faul
 _HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 _META = b"pellucid"
 _READERS = 8
+_MARK = ".driver-"
 
 Result = TypeVar("Result")
 
@@ -100,7 +101,7 @@ class Ledger:
         Raises:
             LedgerError: it cannot be written.
         """
-        mark = f"{self._root.rstrip('/')}/.driver-{uuid.uuid4().hex}"
+        mark = f"{self._root.rstrip('/')}/{_MARK}{uuid.uuid4().hex}"
         try:
             # Buckets have no folders and may forbid making one; whether they take the mark is what counts.
             with nullcontext() if self._local else suppress(Exception):
@@ -109,6 +110,28 @@ class Ledger:
         except Exception as error:
             raise self._unwritable(error) from error
         return mark
+
+    def has_other_drivers(self, mark: str) -> bool:
+        """Whether some other driver has left its mark: it is writing here, too, or it was killed."""
+        try:
+            self._fs.invalidate_cache()
+            paths = retried(lambda: self._fs.ls(self._root, detail=False), (ConnectionError, TimeoutError))
+        except Exception as error:
+            log.info("ledger %s cannot be looked through for other drivers: %s", self.url, error)
+            return False
+        own = mark.rsplit("/", 1)[-1]
+        names = (path.rsplit("/", 1)[-1] for path in paths)
+        return any(name.startswith(_MARK) and name != own for name in names)
+
+    def find(self, name: str) -> Segment | None:
+        """Return the segment of this name, None where there is none or it cannot be made out.
+
+        Raises:
+            LedgerError: the file is there and cannot be read.
+        """
+        file = f"{name}.parquet"
+        there = retried(lambda: bool(self._fs.exists(f"{self._folder}/{file}")), (OSError,))
+        return self._read(file) if there else None
 
     def sees(self, mark: str) -> bool:
         """Whether this machine sees the mark that the driver left."""

@@ -131,7 +131,7 @@ class _Pool:
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK_AROUND)
             for reference in ready:
                 for report in self._take_in(workers, waiting[reference], limit):
-                    self._left -= report.done + report.failed
+                    self._left -= report.cells
                     yield report
             # Nobody ready and nothing coming: either the cluster is busy, or it will never be able to.
             if ready or any(worker.preparing is None for worker in workers):

@@ -25,7 +25,7 @@ class Summary:
 
     Attributes:
         done: cells that this run computed.
-        skipped: cells that this run left alone.
+        skipped: cells that this run left alone, as they were finished before, or meanwhile by another driver.
         failed: cells with nothing but an error to show, from this run or (where they were not tried again) before.
         damaged: names of segments that could not be read; their cells were computed again.
         peak_memory: the largest resident memory of any process that computed, in bytes.
@@ -100,6 +100,9 @@ class Sweep(Generic[Cell, Row]):
     ) -> Summary:
         """Compute what the ledger does not hold yet.
 
+        Two drivers on one ledger share the work: the second begins at the other end, and neither computes a batch
+        that the other has finished.
+
         Args:
             ledger: a folder, or an fsspec url of a bucket; made if it is not there.
             workers: Ray actors; 0 computes in this process, without Ray.
@@ -121,20 +124,22 @@ class Sweep(Generic[Cell, Row]):
         try:
             contents = book.contents(self.function, self._columns, self.keys)
             chosen = contents.failed if retry_failed else set(self.keys) - contents.done - contents.failed
-            done, failed, peak, gpu_peak = 0, 0, 0, 0
+            done, failed, shared, peak, gpu_peak = 0, 0, 0, 0, 0
+            threads = max(1, int(self.cpus))
+            job = Job(self.fn, self.setup, self.function, self.version, self.row, book, threads, mark, retry_failed)
             # Closed whatever happens, so that an interrupt ends the workers, too.
-            running = closing(self._reports(book, chosen, workers, address, mark))
+            running = closing(self._reports(job, chosen, workers, address, mark))
             with progress("cells", len(chosen)) as advance, running as reports:
                 for report in reports:
-                    done, failed = done + report.done, failed + report.failed
+                    done, failed, shared = done + report.done, failed + report.failed, shared + report.shared
                     peak, gpu_peak = max(peak, report.peak_memory), max(gpu_peak, report.peak_gpu_memory)
-                    advance(report.done + report.failed)
+                    advance(report.cells)
         finally:
             book.remove(mark)
         earlier = 0 if retry_failed else len(contents.failed)
         return Summary(
             done=done,
-            skipped=len(self.keys) - len(chosen) - earlier,
+            skipped=len(self.keys) - len(chosen) - earlier + shared,
             failed=failed + earlier,
             damaged=contents.damaged,
             peak_memory=peak,
@@ -190,22 +195,23 @@ class Sweep(Generic[Cell, Row]):
             places[key] = place
         return list(places)
 
-    def _units(self, chosen: frozenset[str] | set[str]) -> Iterator[Unit]:
+    def _units(self, chosen: frozenset[str] | set[str], backwards: bool) -> Iterator[Unit]:
         """Cut the full list first and choose inside each piece, so that a cell's company never depends on history."""
-        for start in range(0, len(self.keys), self.batch):
+        starts = range(0, len(self.keys), self.batch)
+        for start in reversed(starts) if backwards else starts:
             piece = range(start, min(start + self.batch, len(self.keys)))
             places = tuple(place for place in piece if self.keys[place] in chosen)
             if places:
                 yield Unit(places)
 
     def _reports(
-        self, book: Ledger, chosen: frozenset[str] | set[str], workers: int, address: str | None, mark: str
+        self, job: Job, chosen: frozenset[str] | set[str], workers: int, address: str | None, mark: str
     ) -> Generator[Report, None, None]:
         if not chosen:
             return
-        job = Job(self.fn, self.setup, self.function, self.version, self.row, book, max(1, int(self.cpus)))
+        units = self._units(chosen, backwards=job.ledger.has_other_drivers(mark))
         if workers == 0:
-            yield from run_inline(job, self._units(chosen), self.cells, self.keys, self.shared)
+            yield from run_inline(job, units, self.cells, self.keys, self.shared)
             return
         from .pool import run_on_ray
 
@@ -216,7 +222,7 @@ class Sweep(Generic[Cell, Row]):
             request["memory"] = self.memory
         yield from run_on_ray(
             job,
-            self._units(chosen),
+            units,
             len(chosen),
             self.cells,
             self.keys,
