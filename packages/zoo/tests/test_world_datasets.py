@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from pellucid.core.errors import OptionError
 from pellucid.zoo.cli import app
-from pellucid.zoo.world import Scene, render
+from pellucid.zoo.world import Scene, Thing, parse, render
 from pellucid.zoo.world.individuals import individual
+from pellucid.zoo.world.renderer import outline
+from pellucid.zoo.world.sampling import combinations, held_out
 from pellucid.zoo.world_datasets import SPLITS, write_dataset
+from pellucid.zoo.world_features import FEATURES, features
 from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner
@@ -23,7 +26,7 @@ def test_pictures_and_annotations_agree(name: str, side: int, tmp_path: Path) ->
     out = write_dataset(name, tmp_path / name, SIZES)
     rows = parquet.read_table(out / "annotations.parquet").to_pylist()
     assert [row["split"] for row in rows] == [split for split in SPLITS for _ in range(SIZES[split])]
-    files = sorted(str(path.relative_to(out)) for path in out.rglob("*.png"))
+    files = sorted(str(path.relative_to(out)) for path in (out / "images").rglob("*.png"))
     assert files == sorted(row["file"] for row in rows)
     for row in rows:
         assert np.asarray(Image.open(out / row["file"])).shape == (side, side, 3)
@@ -69,6 +72,56 @@ def test_views_have_marks_for_their_folders(tmp_path: Path) -> None:
         assert row["file"] == f"images/train/{mark['id']}"
         assert mark[f"view={row['view']}"] == mark[f"colour={row['colour']}"] == "1"
         assert sum(int(mark[column]) for column in mark if column.startswith("view=")) == 1
+
+
+def test_masks_are_where_a_thing_was_drawn(tmp_path: Path) -> None:
+    out = write_dataset("views", tmp_path, {"train": 8, "validation": 0, "test": 0})
+    rows = parquet.read_table(out / "annotations.parquet").to_pylist()
+    masks = {row["file"]: np.asarray(Image.open(out / "masks" / row["file"])) for row in rows}
+    for mask in masks.values():
+        assert mask.shape == (64, 64)
+        assert set(np.unique(mask)) == {0, 255}
+        assert 0.01 < (mask > 0).mean() < 0.9
+    mask = outline(Scene((Thing("fish", "red"),), seed=5))
+    red, blue = (
+        np.asarray(render(Scene((Thing("fish", colour),), seed=5), 64), dtype=int) for colour in ("red", "blue")
+    )
+    changed = np.abs(red - blue).sum(-1) > 0
+    assert changed.any()
+    assert mask[changed].all()
+
+
+def test_features_say_every_annotated_value_in_the_captions_words(tmp_path: Path) -> None:
+    for name in FEATURES:
+        out = write_dataset(name, tmp_path / name, {"train": 40, "validation": 0, "test": 0}, size=32)
+        said = json.loads((out / "features.json").read_text("utf-8"))
+        assert said == features(name)
+        rows = parquet.read_table(out / "annotations.parquet").to_pylist()
+        for row in rows:
+            for kind, values in said.items():
+                if row.get(kind) in values:
+                    assert all(values[row[kind]])
+        assert all(value in text for value, texts in said["object"].items() for text in texts)
+
+
+def test_compositions_tell_pairs_apart_by_order_alone(tmp_path: Path) -> None:
+    out = write_dataset("compositions", tmp_path, {"train": 12, "validation": 16, "test": 6})
+    lines = [json.loads(line) for line in (out / "train/captions.jsonl").read_text("utf-8").splitlines()]
+    assert len(lines) == 12
+    assert all(line["caption"] and (out / "train" / line["image"]).is_file() for line in lines)
+    assert len(list((out / "classes").rglob("*.png"))) == 16
+    cases = [json.loads(line) for line in (out / "cases.jsonl").read_text("utf-8").splitlines()]
+    for case in cases:
+        one, two = case["captions"]
+        assert one != two
+        assert sorted(one.split()) == sorted(two.split())
+        pictures = [np.asarray(Image.open(out / name)) for name in case["images"]]
+        assert (pictures[0] != pictures[1]).any()
+    assert [case["tags"][0] for case in cases] == ["attribute", "relation"] * 3
+    prompts = (out / "prompts.txt").read_text("utf-8").splitlines()
+    assert len(set(prompts)) == 6
+    scenes = [parse(prompt) for prompt in prompts]
+    assert all(any(held_out(found) for found in combinations(scene)) for scene in scenes)
 
 
 def test_bad_requests_are_one_line(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pellucid.core.cli import TRY
 from pellucid.core.errors import OptionError
 
-app = typer.Typer(help="Small real models and data for trying Pellucid with no hub.", no_args_is_help=True)
+app = typer.Typer(
+    rich_help_panel=TRY, help="Small real models and data for trying Pellucid with no hub.", no_args_is_help=True
+)
 
 
 @app.command("list")
@@ -18,6 +21,8 @@ def list_() -> None:
     from .registry import ASSETS
 
     table = Table("name", "what", "size", "licence", "source", "ready", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True  # it is what other commands ask for
+    table.columns[0].min_width = max(len(f"zoo:{name}") for name in ASSETS)
     for asset in ASSETS.values():
         ready = "yes" if asset.cached() else "no"
         table.add_row(f"zoo:{asset.name}", asset.what, asset.size, asset.licence, asset.source, ready)
@@ -60,7 +65,7 @@ def render(
 
 @app.command()
 def dataset(
-    name: Annotated[str, typer.Argument(help="facts, groups or views.")],
+    name: Annotated[str, typer.Argument(help="facts, groups, views or compositions.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="A new folder.")],
     train: Annotated[int, typer.Option("--train", min=0, help="Pictures to train on.")] = 1000,
     validation: Annotated[int, typer.Option("--validation", min=0, help="Pictures to choose by.")] = 200,

@@ -1,5 +1,6 @@
 """What the zoo holds, by name."""
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -153,5 +154,7 @@ def resolve(name: str) -> Path:
         ModelError: the model's file is damaged or not to be had.
     """
     if name not in ASSETS:
-        raise DataError(f"the zoo has no {name!r}: it has {', '.join(ASSETS)}")
+        near = difflib.get_close_matches(name, ASSETS, 1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        raise DataError(f"the zoo has no {name!r}{meant}: it has {', '.join(ASSETS)}")
     return ASSETS[name].prepare()

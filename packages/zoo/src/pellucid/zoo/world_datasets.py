@@ -17,11 +17,15 @@ from .world.groups import group_of, group_scenes
 from .world.individuals import individuals
 from .world.knowledge import knowledge
 from .world.questions import Question, fact_questions, naming_questions, seen_questions
-from .world.renderer import render
+from .world.renderer import outline, render
 from .world.scene import Scene, Thing
 from .world.vocabulary import COLOURS, OBJECTS, PLACES, STYLES, TEXTURES, VIEWS
+from .world_compositions import write_compositions
+from .world_features import FEATURES, features
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .world.individuals import Individual
 
 SPLITS = ("train", "validation", "test")
@@ -50,13 +54,15 @@ def write_dataset(name: str, out: Path, sizes: dict[str, int], *, size: int | No
     """Draw a data set and write it.
 
     `out` gets `images/SPLIT/...png` and `annotations.parquet` (a row a picture: `file`, `split` and what it shows).
-    `views` has a folder a class, and in each split an `annotations.csv` of zeros and ones. `facts` has for each split
+    `views` has a folder a class, in each split an `annotations.csv` of zeros and ones, and `masks/images/...` of where
+    things are. `views` and `groups` have `features.json`, each annotation's values in words. `facts` has for each split
     `SPLIT.jsonl` (a question a line, with its constraints, answer and paraphrases) and the same in VQA's layout,
     `SPLIT-questions.json` and `SPLIT-annotations.json`.
 
     Args:
         name: `facts` (people, houses and boats, with questions about what is known of them), `groups` (boats and cars
-            whose place goes with them in training) or `views` (any thing, with all its attributes).
+            whose place goes with them in training), `views` (any thing, with all its attributes) or `compositions` (two
+            things and what is said of them; laid out in another way, see `write_compositions`).
         out: a folder, new or empty.
         sizes: pictures of each of `SPLITS`; 0 leaves one out.
         size: of the pictures, 32 or 64 pixels; 32 for `facts` and 64 for the others where it is not given.
@@ -69,18 +75,33 @@ def write_dataset(name: str, out: Path, sizes: dict[str, int], *, size: int | No
         OptionError: there is no such data set, no picture is asked for, or the folder holds something.
         DataError: it cannot be written.
     """
-    if name not in _DRAWN:
-        raise OptionError(f"Tinyworld has no data set {name!r}: it has {', '.join(_DRAWN)}")
+    if name not in NAMES:
+        raise OptionError(f"Tinyworld has no data set {name!r}: it has {', '.join(NAMES)}")
     if min(sizes.values()) < 0 or not sum(sizes.values()):
         raise OptionError(f"sizes {sizes}: give none below 0, and one above")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"{out} is not empty: give a new folder")
+    if name == "compositions":
+        side = size or 32
+        with progress("Drawing compositions", None) as advance:
+
+            def draw(path: Path, scene: Scene) -> None:
+                write_file(path, _png(render(scene, side)))
+                advance(1)
+
+            write_compositions(out, sizes, seed, draw)
+        return out
     rows = [(split, row) for split in SPLITS if sizes.get(split) for row in _DRAWN[name](split, sizes[split], seed)]
     with progress(f"Drawing {name}", len(rows)) as advance:
         for _, row in rows:
-            write_file(out / row.file, _png(row.scene, size or (32 if name == "facts" else 64)))
+            side = size or (32 if name == "facts" else 64)
+            write_file(out / row.file, _png(render(row.scene, side)))
+            if name == "views":
+                write_file(out / "masks" / row.file, _png(outline(row.scene, side).astype("uint8") * 255))
             advance(1)
     table = [{"file": row.file, "split": split, **row.told} for split, row in rows]
+    if name in FEATURES:
+        write_file(out / "features.json", (json.dumps(features(name), indent=1) + "\n").encode())
     with writing(out):
         _write_parquet(table, out / "annotations.parquet")
     for split in dict.fromkeys(split for split, _ in rows):
@@ -153,7 +174,7 @@ def _views(split: str, count: int, seed: int) -> Iterator[Row]:
 
 
 _DRAWN: dict[str, Callable[[str, int, int], Iterator[Row]]] = {"facts": _facts, "groups": _groups, "views": _views}
-NAMES = tuple(_DRAWN)
+NAMES = (*_DRAWN, "compositions")
 
 
 def _shown(scene: Scene) -> dict[str, str]:
@@ -170,11 +191,11 @@ def _shown(scene: Scene) -> dict[str, str]:
     }
 
 
-def _png(scene: Scene, size: int) -> bytes:
+def _png(picture: "np.ndarray") -> bytes:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(render(scene, size)).save(file, "PNG")
+    Image.fromarray(picture).save(file, "PNG")
     return file.getvalue()
 
 

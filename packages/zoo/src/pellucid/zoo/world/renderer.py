@@ -34,7 +34,31 @@ def render(scene: Scene, size: int = 32, holders: dict[Role, str] | None = None)
     """
     if size not in SIZES:
         raise OptionError(f"Tinyworld is drawn at 32 or 64 pixels, not at {size}: choose one of them")
-    scene = settled(scene, holders)
+    canvas, _ = _drawn(settled(scene, holders))
+    return (halved(canvas) if size == SIDE // 2 else canvas).astype(np.uint8)
+
+
+def outline(scene: Scene, size: int = 64) -> np.ndarray:
+    """Where a scene's things or its person are drawn; what a bar hides belongs to them.
+
+    Args:
+        scene: as for `render`.
+        size: 32 or 64 pixels.
+
+    Returns:
+        Booleans (size, size).
+
+    Raises:
+        OptionError: the size is another one.
+    """
+    if size not in SIZES:
+        raise OptionError(f"Tinyworld is drawn at 32 or 64 pixels, not at {size}: choose one of them")
+    _, cover = _drawn(settled(scene, None))
+    return np.asarray((cover if size == SIDE else cover[::2, ::2]) > 0)
+
+
+def _drawn(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """A settled scene's picture (64, 64, 3) from 0 to 255, and where its things are."""
     canvas = ground(scene.place, Chance(scene.seed, "place"))
     chance = Chance(scene.seed, "thing")
     cover = np.zeros((SIDE, SIDE), np.uint8)
@@ -47,8 +71,7 @@ def render(scene: Scene, size: int = 32, holders: dict[Role, str] | None = None)
         canvas = STYLISTS[scene.style](np.clip(canvas, 0, 255), cover, Chance(scene.seed, "style"))
     if scene.blur:
         canvas = softened(canvas, 3)
-    canvas = np.clip(canvas, 0, 255)
-    return (halved(canvas) if size == SIDE // 2 else canvas).astype(np.uint8)
+    return np.clip(canvas, 0, 255), cover
 
 
 def render_all(
