@@ -4,10 +4,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pellucid.core.cli import Address, Device, Fresh, Json, Out, Seed, Workers, finish
+from pellucid.core.cli import DATA, Address, Device, Fresh, Json, Out, Seed, Workers, finish
 from pellucid.core.errors import OptionError
 
-app = typer.Typer(help="Few-shot tasks that classifiers fail on, out of any pool of images.", no_args_is_help=True)
+app = typer.Typer(
+    rich_help_panel=DATA,
+    help="Few-shot tasks that classifiers fail on, from any images.",
+    no_args_is_help=True,
+)
 
 Images = Annotated[
     str,

@@ -3,13 +3,17 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pellucid.core.cli import Address, Fresh, Json, Out, Seed, Workers, finish
+from pellucid.core.cli import DATA, Address, Fresh, Json, Out, Seed, Workers, finish
 from pellucid.core.errors import OptionError
 
 if TYPE_CHECKING:
     from .jobs import Problem
 
-app = typer.Typer(help="Which training data a prediction rests on: estimates, and the truth.", no_args_is_help=True)
+app = typer.Typer(
+    rich_help_panel=DATA,
+    help="Which training data a prediction rests on.",
+    no_args_is_help=True,
+)
 
 Data = Annotated[
     str, typer.Option("--data", metavar="DATA", help="iris, digits, mnist5k, gaussian, blobs, or an .npz FILE.")
