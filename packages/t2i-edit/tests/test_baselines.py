@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pellucid.core.conditioning import encode
 from pellucid.core.denoiser_anatomy import denoiser_anatomy
 from pellucid.core.errors import DataError, ModelError, OptionError
+from pellucid.core.generation import generate
 from pellucid.core.testing_pipelines import tiny_pipeline
 from pellucid.t2i_edit.baselines import concept_ablation, concept_erase
 from pellucid.t2i_edit.concepts import concept_prompts
-from pellucid.t2i_edit.conditioning import encode
 from pellucid.t2i_edit.fine_tuning import fine_tune
-from pellucid.t2i_edit.generation import generate
 
 STYLE = concept_prompts("van gogh", "style", objects=["a dog", "a cat"])
 

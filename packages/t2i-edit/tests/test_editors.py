@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pellucid.core.conditioning import encode
 from pellucid.core.denoiser_anatomy import denoiser_anatomy
 from pellucid.core.edits import WeightEdit, find_part
 from pellucid.core.errors import DataError, OptionError
+from pellucid.core.generation import generate
 from pellucid.core.testing_pipelines import PIPELINES, tiny_pipeline
 from pellucid.core.text_anatomy import text_anatomies
 from pellucid.t2i_edit.concepts import ConceptPrompts, concept_prompts
-from pellucid.t2i_edit.conditioning import encode
-from pellucid.t2i_edit.generation import generate
 from pellucid.t2i_edit.locoedit import edit_all_layers, locoedit
 from pellucid.t2i_edit.neurons import dropped, neuron_scores, top_neurons, z_scores
 from pellucid.t2i_edit.positions import encoder_positions, text_positions

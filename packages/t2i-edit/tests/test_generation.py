@@ -3,10 +3,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pellucid.core.conditioning import Conditioning, encode
 from pellucid.core.errors import ModelError, OptionError
+from pellucid.core.generation import chunks, generate
 from pellucid.core.testing_pipelines import PIPELINES, tiny_pipeline
-from pellucid.t2i_edit.conditioning import Conditioning, encode
-from pellucid.t2i_edit.generation import chunks, generate
 
 PROMPTS = ["a house in the style of van gogh", "a dog"]
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pellucid.core.conditioning import encode
 from pellucid.core.denoiser_anatomy import denoiser_anatomy
 from pellucid.core.errors import DataError, OptionError, SiteError
+from pellucid.core.generation import generate
 from pellucid.core.testing_pipelines import PIPELINES, tiny_pipeline
 from pellucid.core.tracing import Site, capture, find_module, patch
-from pellucid.t2i_edit.conditioning import encode
-from pellucid.t2i_edit.generation import generate
 from pellucid.t2i_edit.locogen import (
     LocogenImages,
     Window,

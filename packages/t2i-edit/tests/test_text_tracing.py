@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from pellucid.core.conditioning import encode
 from pellucid.core.errors import OptionError, SiteError
+from pellucid.core.generation import generate
 from pellucid.core.testing_pipelines import PIPELINES, tiny_pipeline
 from pellucid.core.text_anatomy import text_anatomies
 from pellucid.core.tracing import capture, find_module, patch
-from pellucid.t2i_edit.conditioning import encode
 from pellucid.t2i_edit.corruption import corrupt_subject, corrupt_whole, noising, subject_of
-from pellucid.t2i_edit.generation import generate
 from pellucid.t2i_edit.text_tracing import TextState, encode_restored, text_states, trace_text
 
 PROMPT = "a house in the style of van gogh"

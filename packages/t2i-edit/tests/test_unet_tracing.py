@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from pellucid.core.conditioning import encode
 from pellucid.core.denoiser_anatomy import denoiser_anatomy
 from pellucid.core.errors import OptionError, SiteError
+from pellucid.core.generation import generate
 from pellucid.core.testing_pipelines import PIPELINES, tiny_pipeline
 from pellucid.core.text_anatomy import text_anatomies
 from pellucid.core.tracing import Site, capture, patch
-from pellucid.t2i_edit.conditioning import encode
 from pellucid.t2i_edit.corruption import corrupt_subject, corrupt_whole
-from pellucid.t2i_edit.generation import generate
 from pellucid.t2i_edit.rows import restoring
 from pellucid.t2i_edit.unet_tracing import restored_runs, trace_unet, traced_sites
 

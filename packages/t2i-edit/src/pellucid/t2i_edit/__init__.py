@@ -3,8 +3,10 @@
 from pellucid.core.lazy import lazy_exports
 
 _HOMES = {
+    "Conditioning": "pellucid.core.conditioning",
+    "encode": "pellucid.core.conditioning",
+    "load_scorer": "pellucid.core.scorers",
     "ConceptPrompts": "concepts",
-    "Conditioning": "conditioning",
     "Probe": "probes",
     "Window": "locogen",
     "concept_ablation": "baselines",
@@ -13,11 +15,9 @@ _HOMES = {
     "diff_quickfix": "quickfix",
     "dropped": "neurons",
     "edit_all_layers": "locoedit",
-    "encode": "conditioning",
     "encoder_positions": "positions",
     "fid": "evaluation",
-    "generate": "generation",
-    "load_scorer": "scorers",
+    "generate": "pellucid.core.generation",
     "locogen_images": "locogen",
     "locogen_search": "locogen",
     "neuron_scores": "neurons",

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pellucid.core.conditioning import encode
 from pellucid.core.denoiser_anatomy import denoiser_anatomy
+from pellucid.core.fine_tuned import FineTuned
+from pellucid.core.generation import generate
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from .concepts import ConceptPrompts
-from .conditioning import encode
-from .fine_tuning import FineTuned, fine_tune, stable_diffusion
-from .generation import generate
+from .fine_tuning import fine_tune, stable_diffusion
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

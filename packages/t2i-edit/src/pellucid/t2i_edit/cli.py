@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pellucid.core.cli import Address, Device, Dtype, Fresh, Json, Model, Out, Seed, Workers, finish
+from pellucid.core.cli import LOCATE, Address, Device, Dtype, Fresh, Json, Model, Out, Seed, Workers, finish
 from pellucid.core.errors import OptionError
 from pellucid.core.model_options import Cpus, Gpus
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from .concepts import ConceptPrompts
     from .jobs import Sampling
 
-app = typer.Typer(help="Where a text-to-image model keeps a concept, and how to edit it there.", no_args_is_help=True)
+app = typer.Typer(
+    rich_help_panel=LOCATE,
+    help="Where a text-to-image model keeps a concept, and its edits.",
+    no_args_is_help=True,
+)
 
 Scorer = Annotated[
     str, typer.Option("--scorer", metavar="NAME", help="clip:MODEL, or what a package offers: tinyworld:style.")

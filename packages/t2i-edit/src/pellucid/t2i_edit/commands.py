@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pellucid.core.conditioning import encode
 from pellucid.core.denoiser_anatomy import denoiser_anatomy
 from pellucid.core.edits import WeightEdit
 from pellucid.core.errors import DataError, OptionError
+from pellucid.core.generation import generate
 from pellucid.core.pipelines import PipelineSpec, load_pipeline
 from pellucid.core.report import Figure, Report, Section, Table
+from pellucid.core.scorers import Pictures, load_scorer
 
 from .concepts import ConceptPrompts
-from .conditioning import encode
 from .evaluation import concept_groups, draw_both, evaluate
 from .figures import changes_figure, effects_figure, grid_figure, windows_figure
-from .generation import generate
 from .jobs import LocateJob, Sampling, TraceJob
 from .locoedit import edit_all_layers, locoedit
 from .locogen import locogen_images
@@ -25,7 +26,6 @@ from .neurons import dropped, neuron_scores, top_neurons
 from .positions import encoder_positions
 from .probes import Probe
 from .quickfix import diff_quickfix
-from .scorers import Pictures, load_scorer
 from .studies import locate, trace
 from .text_tracing import trace_text
 from .unet_tracing import trace_unet

@@ -7,8 +7,8 @@ from string import punctuation
 from typing import Literal, get_args
 
 from pellucid.core.errors import DataError, OptionError
+from pellucid.core.jsonl import read_records, write_records
 
-from .jsonl import read_records, write_records
 from .probes import with_article
 from .subjects import occurrences
 

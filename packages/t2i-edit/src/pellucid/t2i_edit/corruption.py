@@ -10,12 +10,11 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from pellucid.core.conditioning import Conditioning, encode
 from pellucid.core.errors import ModelError, OptionError
 from pellucid.core.text_anatomy import TextAnatomy, text_anatomies
 from pellucid.core.tracing import find_module, patch
 from torch import Tensor, nn
-
-from .conditioning import Conditioning, encode
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pellucid.core.errors import DataError, ModelError, OptionError
+from pellucid.core.scorers import Pictures, Scorer, check_pictures
 from pellucid.core.statistics import Estimate, bootstrap_difference, bootstrap_mean
 from torch import Tensor, nn
 
 from .concepts import ConceptPrompts
-from .scorers import Pictures, Scorer, check_pictures
 
 Wanted = Literal["down", "up", "same"]
 Draw = Callable[[Sequence[str], Sequence[int]], Pictures]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from pellucid.core.figures import COLOURS, figure_style, new_figure
+from pellucid.core.scorers import Pictures
 
 from .evaluation import Change
-from .scorers import Pictures
 from .studies import Located, Tracing
 
 if TYPE_CHECKING:

@@ -1,52 +1,18 @@
 """What the fine-tuning baselines share: a UNet's cross-attention trained for a loss, and put in and out of place."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pellucid.core.denoiser_anatomy import denoiser_anatomy
 from pellucid.core.errors import DataError, ModelError, OptionError
+from pellucid.core.fine_tuned import FineTuned
 from pellucid.core.progress import progress
 from torch import Tensor
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """New weights for some of a denoiser's parameters.
-
-    Attributes:
-        weights: by the parameters' dotted names in the denoiser.
-        losses: of each step.
-        seconds: that the training took.
-    """
-
-    weights: Mapping[str, Tensor]
-    losses: tuple[float, ...]
-    seconds: float
-
-    @property
-    def touched(self) -> int:
-        """How many numbers differ from the model's, or may."""
-        return sum(weight.numel() for weight in self.weights.values())
-
-    @contextmanager
-    def applied(self, pipe: "DiffusionPipeline") -> Iterator[None]:
-        """Use the new weights while the block runs; afterwards the old ones are back to the bit."""
-        held = dict(denoiser_anatomy(pipe).denoiser.named_parameters())
-        old = {name: held[name].data for name in self.weights}
-        try:
-            for name, weight in self.weights.items():
-                held[name].data = weight.to(old[name])
-            yield
-        finally:
-            for name, weight in old.items():
-                held[name].data = weight
 
 
 def stable_diffusion(pipe: "DiffusionPipeline") -> Any:
@@ -90,7 +56,10 @@ def fine_tune(
 
     if steps < 1:
         raise OptionError(f"steps={steps}: give 1 or more")
-    parameters = {name: part for name, part in denoiser_anatomy(pipe).denoiser.named_parameters() if chosen(name)}
+    anatomy = denoiser_anatomy(pipe)
+    parameters = {
+        f"{anatomy.component}.{name}": part for name, part in anatomy.denoiser.named_parameters() if chosen(name)
+    }
     if not parameters:
         raise ModelError("no parameter of the denoiser is to be trained: the model has none of the expected names")
     old = {name: part.data for name, part in parameters.items()}

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.core.denoiser_anatomy import denoiser_anatomy
 from pellucid.core.pipelines import PipelineSpec, load_pipeline
+from pellucid.core.scorers import Scorer, load_scorer
 from pellucid.core.sweeps import Context, Sweep
 
 from .locogen import Kind, altered_scores, locogen_images, windows_of
 from .positions import encoder_positions
 from .probes import Probe
-from .scorers import Scorer, load_scorer
 from .text_tracing import trace_text
 from .unet_tracing import trace_unet
 

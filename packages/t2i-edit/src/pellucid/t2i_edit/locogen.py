@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pellucid.core.conditioning import Conditioning, encode
 from pellucid.core.denoiser_anatomy import denoiser_anatomy
 from pellucid.core.errors import DataError, OptionError, SiteError
+from pellucid.core.generation import Output, chunks, generate
+from pellucid.core.scorers import Scorer
 
-from .conditioning import Conditioning, encode
-from .generation import Output, chunks, generate
 from .rows import altering
-from .scorers import Scorer
 from .unet_tracing import join
 
 if TYPE_CHECKING:

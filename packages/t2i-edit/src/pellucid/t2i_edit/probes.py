@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pellucid.core.errors import DataError, OptionError
+from pellucid.core.jsonl import read_records, write_records
 
-from .jsonl import read_records, write_records
 from .subjects import occurrences
 
 COCO_OBJECTS = (

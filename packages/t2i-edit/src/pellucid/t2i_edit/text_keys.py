@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from pellucid.core.conditioning import encode
 from pellucid.core.denoiser_anatomy import denoiser_anatomy
 from pellucid.core.errors import OptionError
+from pellucid.core.generation import generate
 from pellucid.core.tracing import Site, capture
 from torch import Tensor
 
 from .concepts import ConceptPrompts
-from .conditioning import encode
-from .generation import generate
 from .positions import segment_ends, text_positions
 
 if TYPE_CHECKING:

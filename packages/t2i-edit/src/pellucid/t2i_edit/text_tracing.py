@@ -11,14 +11,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pellucid.core.conditioning import Conditioning, encode
 from pellucid.core.errors import OptionError, SiteError
+from pellucid.core.generation import Output, chunks, generate
 from pellucid.core.text_anatomy import TextAnatomy, text_anatomies
 from pellucid.core.tracing import Site, patch
 from torch import Tensor
 
-from .conditioning import Conditioning, encode
 from .corruption import Subject, noising, subject_of
-from .generation import Output, chunks, generate
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pellucid.core.conditioning import Conditioning, encode
 from pellucid.core.denoiser_anatomy import DenoiserAnatomy, denoiser_anatomy
 from pellucid.core.errors import OptionError, SiteError
+from pellucid.core.generation import Output, chunks, generate
 from pellucid.core.tracing import Site
 
-from .conditioning import Conditioning, encode
 from .corruption import Subject, corrupt_subject, corrupt_whole
-from .generation import Output, chunks, generate
 from .rows import pooled_site, restoring
 
 if TYPE_CHECKING:
