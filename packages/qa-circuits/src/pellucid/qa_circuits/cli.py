@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pellucid.core.cli import Fresh, Json, Out, Seed, show
+from pellucid.core.cli import LOCATE, Fresh, Json, Out, Seed, show
 from pellucid.core.errors import OptionError
 from pellucid.core.loading import ModelSpec
 from pellucid.core.model_options import Running, takes_model
 
 from . import circuit_cli, source_cli
 
-app = typer.Typer(help="How a language model answers a question from its context.", no_args_is_help=True)
+app = typer.Typer(
+    rich_help_panel=LOCATE, help="How a language model answers a question from its context.", no_args_is_help=True
+)
 
 Style = Annotated[str, typer.Option("--style", metavar="STYLE", help="How prompts are rendered: plain text, or chat.")]
 Facts = Annotated[

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from pellucid.core.errors import DataError, OptionError
+from pellucid.core.jsonl import read_records
 
-from .probes import Probe, flaw, records, stands, swap
+from .probes import Probe, flaw, stands, swap
 from .wording import REMARKS, wording
 
 _Item = TypeVar("_Item")
@@ -94,7 +95,7 @@ def read_facts(path: str | Path) -> list[Fact]:
     Raises:
         DataError: the file is missing, empty or not UTF-8, or a line lacks a field; the message names file and line.
     """
-    return [Fact(**record) for _, record in records(path, ("subject", "relation", "answer"))]
+    return [Fact(**record) for _, record in read_records(path, ("subject", "relation", "answer"))]
 
 
 def copy_probes(facts: Sequence[Fact], n: int, seed: int = 0, longest: int = LONGEST) -> list[Probe]:

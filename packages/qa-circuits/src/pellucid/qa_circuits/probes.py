@@ -1,14 +1,12 @@
 """Probes: one question each, with a context that answers it, one that answers it otherwise, and a corrupted one."""
 
-import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from pellucid.core.errors import DataError
+from pellucid.core.jsonl import read_records, write_records
 
 STAND_IN = "—"  # what takes the answer's place in the contexts of D_memory
 
@@ -94,7 +92,7 @@ def read_probes(path: str | Path) -> list[Probe]:
     """
     required = tuple(field.name for field in fields(Probe) if field.name != "relation")
     probes = []
-    for where, record in records(path, required, ("relation",)):
+    for where, record in read_records(path, required, ("relation",)):
         probe = Probe(**record)
         if probe.of_memory and stands(probe.answer, probe.modified_context):
             raise DataError(
@@ -116,66 +114,12 @@ def read_probes(path: str | Path) -> list[Probe]:
 
 
 def write_probes(path: str | Path, probes: Iterable[Probe]) -> None:
-    """Write probes as JSON Lines; the file appears whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for probe in probes:
-                file.write(json.dumps(asdict(probe), ensure_ascii=False) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def records(
-    path: str | Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the objects of a JSON Lines file with their place ("FILE, line 3"), keeping the named text fields.
-
-    Blank lines are skipped. Required fields must be texts that are not blank; optional ones, texts where present.
+    """Write probes as JSON Lines; the file appears whole or not at all.
 
     Raises:
-        DataError: as `read_probes`.
+        DataError: it cannot be written.
     """
-    try:
-        # utf-8-sig: editors on Windows put a byte-order mark in front, which JSON does not allow.
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    found = False
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        found = True
-        where = f"{path}, line {number}"
-        yield where, _text_fields(line, where, required, optional)
-    if not found:
-        raise DataError(f"{path} is empty; give one JSON object a line with the fields {', '.join(required)}")
-
-
-def _text_fields(line: str, where: str, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, str]:
-    try:
-        record: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error}); give one JSON object a line") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: {type(record).__name__} where a JSON object is wanted; give one object a line")
-    kept = {}
-    for name in (*required, *optional):
-        if name not in record:
-            if name in required:
-                raise DataError(f"{where}: the field {name!r} is missing")
-            continue
-        value = record[name]
-        if not isinstance(value, str):
-            raise DataError(f"{where}: the field {name!r} is {type(value).__name__}, not a text; put it in quotes")
-        if name in required and not value.strip():
-            raise DataError(f"{where}: the field {name!r} is empty")
-        kept[name] = value
-    return kept
+    write_records(path, (asdict(probe) for probe in probes))
 
 
 def _as_words(phrase: str) -> str:
