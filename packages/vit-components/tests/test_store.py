@@ -150,7 +150,7 @@ def test_bad_input_is_one_line(folder: Path, images: Path, tmp_path: Path) -> No
     with pytest.raises(DataError, match="cannot be read as a picture"):
         open_picture(tmp_path / "broken.png")
     broken = Pictures((tmp_path / "broken.png",), ("broken.png",))
-    with pytest.raises(DataError, match=r"broken.png \(1 such\) could not be taken apart"):
+    with pytest.raises(DataError, match=r"broken.png \(1 such\) could not be read and run"):
         contributions(f"timm:{folder}", broken, tmp_path / "ledger")
     with pytest.raises(ModelError, match="has no linear classifier"):
         classify(torch.nn.Identity(), np.zeros((1, 2), np.float32))

@@ -71,8 +71,8 @@ def _linear(walk: "Walk", step: Step, ref: Ref, terms: list[Term]) -> Next:
         bias = step.args[2]
         walk.constant(step, bias, [unbroadcast(term, step.shapes[0], walk.shape(bias)) for term in terms])
     last = len(step.shapes[0]) - 1
-    held = walk.value(weight)
-    return [(one, [replace(_last(term, last), maps=term.first(linear(held.T))) for term in terms])]
+    by = linear(walk.value(weight).T)  # one map for all terms: vectors that wait for it go through it together
+    return [(one, [replace(_last(term, last), maps=term.first(by)) for term in terms])]
 
 
 @rule("bmm", "baddbmm")
@@ -98,8 +98,9 @@ def _layer_norm(walk: "Walk", step: Step, ref: Ref, terms: list[Term]) -> Next:
     value = walk.value(source).to(walk.dtype)
     spread = (value.var(-1, unbiased=False, keepdim=True) + eps).rsqrt()
     found = []
+    by = None if weight is None else scale(walk.value(weight))
     for term in terms:
-        maps = term.maps if weight is None else term.first(scale(walk.value(weight)))
+        maps = term.maps if by is None else term.first(by)
         found.append(replace(_last(term, last), weights=term.weights * spread, maps=(centre, *maps)))
     return [(source, found)]
 
@@ -111,12 +112,9 @@ def _rms_norm(walk: "Walk", step: Step, ref: Ref, terms: list[Term]) -> Next:
     if len(sizes) != 1:
         raise SeparationError("an RMSNorm over several axes")
     spread = (walk.value(source).to(walk.dtype).square().mean(-1, keepdim=True) + eps).rsqrt()
+    by = None if weight is None else scale(walk.value(weight))
     found = [
-        replace(
-            term,
-            weights=term.weights * spread,
-            maps=term.first(scale(walk.value(weight))) if weight is not None else term.maps,
-        )
+        replace(term, weights=term.weights * spread, maps=term.maps if by is None else term.first(by))
         for term in (_last(term, len(step.shapes[0]) - 1) for term in terms)
     ]
     return [(source, found)]
@@ -142,7 +140,8 @@ def _batch_norm(walk: "Walk", step: Step, ref: Ref, terms: list[Term]) -> Next:
         if term.axes != (1,):
             raise SeparationError("a BatchNorm whose channels are not the second axis")
     walk.constant(step, shift, [_summed(term, step.shapes[0]) for term in terms])
-    return [(source, [replace(term, maps=term.first(scale(by))) for term in terms])]
+    map_ = scale(by)
+    return [(source, [replace(term, maps=term.first(map_)) for term in terms])]
 
 
 @rule("convolution", "conv2d", "mkldnn_convolution")
@@ -160,16 +159,16 @@ def _convolution(walk: "Walk", step: Step, ref: Ref, terms: list[Term]) -> Next:
         walk.constant(step, bias, [_summed(term, step.shapes[0]) for term in terms])
     before = walk.shape(source)
     found = []
-    for term in terms:
-        for row in range(weight.shape[2]):
-            for column in range(weight.shape[3]):
+    for row in range(weight.shape[2]):
+        for column in range(weight.shape[3]):
+            map_ = scale(weight[:, 0, row, column]) if groups > 1 else linear(weight[:, :, row, column].T)
+            for term in terms:
                 hot = torch.zeros(1, 1, *weight.shape[2:], dtype=walk.dtype, device=weight.device)
                 hot[0, 0, row, column] = 1
 
                 def place(x: Tensor, hot: Tensor = hot) -> Tensor:
                     return torch.nn.functional.conv2d(x, hot, None, stride, padding, dilation)
 
-                map_ = scale(weight[:, 0, row, column]) if groups > 1 else linear(weight[:, :, row, column].T)
                 flat = adjoint(place, term.weights.flatten(0, 1), (len(term.weights) * before[0], 1, *before[2:]))
                 found.append(replace(term, weights=flat.unflatten(0, (-1, before[0])), maps=term.first(map_)))
     return [(source, found)]
@@ -181,8 +180,8 @@ def _matrix(walk: "Walk", step: Step, ref: Ref, terms: list[Term], one: Any, two
         return walk.end(step, ref, terms)
     if not walk.fed(one):
         raise SeparationError("a constant matrix times tokens")
-    held = walk.value(two)
-    return [(one, [replace(_last(term, 1), maps=term.first(linear(held))) for term in terms])]
+    by = linear(walk.value(two))
+    return [(one, [replace(_last(term, 1), maps=term.first(by)) for term in terms])]
 
 
 def _attended(term: Term, attention: Tensor) -> list[Term]:

@@ -11,17 +11,21 @@ from pellucid.core.report import Figure, Report, Section, Table
 from .ablation import ablate_layers
 from .encoders import VisionModel, load_vision
 from .figures import ablation_figure, shares_figure
+from .options import Source
 from .pictures import Pictures
 from .shares import mean_norms, variance_shares
 from .store import contributions
 
 
-def decompose_report(
-    name: str, pictures: Pictures, out: Path, seed: int, *, last_layers: int | None, device: str, **running: Any
-) -> Report:
+def decompose_report(source: Source, out: Path, seed: int, *, last_layers: int | None) -> Report:
     """Take a model's representation of pictures apart, and say how much comes from each component."""
+    name, pictures, device = source.model, source.pictures(), source.placed()
     found = contributions(
-        load_vision(name, device), pictures, out / "ledger", last_layers=last_layers, device=device, **running
+        load_vision(name, device),
+        pictures,
+        source.ledger(out, "parts"),
+        last_layers=last_layers,
+        **source.running(),
     )
     shares, norms = variance_shares(found), mean_norms(found)
     order = np.argsort(-shares)
@@ -54,13 +58,12 @@ def decompose_report(
     )
 
 
-def ablate_report(
-    name: str, pictures: Pictures, label: str, out: Path, seed: int, *, device: str, **running: Any
-) -> Report:
+def ablate_report(source: Source, out: Path, seed: int, *, label: str) -> Report:
     """Set layers to their mean, from the last on, and see what is left of the accuracy (thesis figure 7.2)."""
+    name, pictures, device = source.model, source.pictures(), source.placed()
     model = load_vision(name, device)
-    right = _classes(model, pictures, label)
-    found = contributions(model, pictures, out / "ledger", device=device, **running)
+    right = right_classes(model, pictures, label)
+    found = contributions(model, pictures, source.ledger(out, "parts"), **source.running())
     results = ablate_layers(model.model, found, right, seed)
     whole = results[0].accuracy
     chance = 1 / max(len(model.classes), 1)
@@ -93,7 +96,13 @@ def ablate_report(
     )
 
 
-def _classes(model: VisionModel, pictures: Pictures, label: str) -> np.ndarray:
+def right_classes(model: VisionModel, pictures: Pictures, label: str) -> np.ndarray:
+    """The classifier's number of each picture's annotation: (pictures,) int64.
+
+    Raises:
+        OptionError: the model does not name its classes, or the pictures have no such annotation.
+        DataError: the model lacks a class.
+    """
     if not model.classes:
         raise OptionError(f"{model.name} does not name its classes: give a timm model whose config has label_names")
     if label not in pictures.labels:

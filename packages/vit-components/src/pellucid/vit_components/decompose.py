@@ -10,9 +10,10 @@ from pellucid.core.errors import ModelError, OptionError
 from torch import Tensor, nn
 
 from .components import LAYERED, Component, Kind, is_input, module_of
+from .mapping import Waiting
 from .recording import Recording, Ref, record
 from .representations import Forward, representation_of
-from .terms import Term, mapped, reduced
+from .terms import Term, reduced
 from .token_parts import token_parts
 from .walk import Leaf, Walk
 
@@ -118,26 +119,31 @@ def _decomposed(
     named = [(leaf, *_named(model, leaf)) for leaf in leaves]
     layers = list(dict.fromkeys((module, kind) for _, module, kind in named if kind in LAYERED))
     kept = set(layers if last is None else layers[-last:])
-    sums: dict[Component, Tensor] = {}
-
-    def add(component: Component, part: Tensor) -> None:
-        sums[component] = sums[component] + part if component in sums else part
-
+    waiting = Waiting()
+    by_head: dict[tuple[str, int], int] = {}
     for leaf, module, kind in named:
         if kind == "bias":
             module = next((name for name, other in layers if other != "head" and _within(leaf.path, name)), "")
             kind = next((other for name, other in layers if name == module and other != "head"), "bias")
         if kind not in LAYERED or (module, kind) not in kept:
             rest: Kind = "init" if last is not None else kind if kind not in LAYERED else "init"
-            add(Component(rest, rest), _whole(walk, leaf))
+            waiting.add(Component(rest, rest), leaf.terms, [one[None] for one in _whole(walk, leaf)])
             continue
         layer = layers.index((module, kind))
         if kind == "head":
-            for head, part in enumerate(_by_head(walk, leaf)):
-                add(Component(f"{module}.head{head}", kind, layer, head), part)
+            apart = _by_head(walk, leaf)
+            by_head[module, layer] = len(apart[0])
+            waiting.add(Component(module, kind, layer), leaf.terms, apart)
         else:
-            add(Component(module, kind, layer), _whole(walk, leaf))
-    components = tuple(sorted(sums, key=lambda one: (one.layer < 0, one.layer, one.head or 0)))
+            waiting.add(Component(module, kind, layer), leaf.terms, [one[None] for one in _whole(walk, leaf)])
+    sums: dict[Component, Tensor] = {}
+    for component, found_parts in waiting.mapped().items():
+        if (component.name, component.layer) not in by_head:
+            sums[component] = found_parts[0]
+            continue
+        for head, part in enumerate(found_parts):
+            sums[Component(f"{component.name}.head{head}", "head", component.layer, head)] = part
+    components = tuple(sorted(sums, key=lambda one: (one.layer < 0, one.layer, one.head or 0, one.kind == "bias")))
     parts = torch.stack([sums[component] for component in components])
     whole = recording.output_value
     error = float((parts.sum(0) - whole.to(dtype)).abs().max() / whole.abs().max().clamp_min(1e-30))
@@ -155,34 +161,47 @@ def _decomposed(
     return Decomposition(components, parts, whole, found, error)
 
 
-def _whole(walk: Walk, leaf: Leaf) -> Tensor:
+def _whole(walk: Walk, leaf: Leaf) -> list[Tensor]:
+    """What a leaf's terms take of it: for each (samples, *channel sizes)."""
+    return reduced(leaf.terms, walk.value(leaf.source))
+
+
+def _by_head(walk: Walk, leaf: Leaf) -> list[Tensor]:
+    """The same of an attention (n, heads, queries, channels), heads apart: for each term (heads, samples, ...)."""
     value = walk.value(leaf.source)
-    return torch.stack([mapped(term.maps, reduced(term, value)) for term in leaf.terms]).sum(0)
-
-
-def _by_head(walk: Walk, leaf: Leaf) -> Tensor:
-    """The parts of each head of an attention (n, heads, queries, channels): (heads, samples, width)."""
-    value = walk.value(leaf.source)
-    return torch.stack([_heads(term, value) for term in leaf.terms]).sum(0)
-
-
-def _heads(term: Term, value: Tensor) -> Tensor:
     if value.ndim != 4:
-        return mapped(term.maps, reduced(term, value))[None]
-    count = value.shape[1]
-    if 1 not in term.axes:
-        single = [axis for axis in term.axes if axis != 1]
-        order = [axis for axis in (0, 2, 3) if axis not in single]
-        moved = value.to(term.weights.dtype).permute(1, *order, *single).flatten(1, 1 + len(order) - 1)
-        weights = term.weights.expand(-1, -1, count, -1, -1) if term.weights.shape[2] == 1 else term.weights
-        weights = weights.permute(2, 0, *(1 + axis for axis in order), *(1 + axis for axis in single)).flatten(2)
-        return mapped(term.maps, weights @ moved)
-    together = reduced(term, value)  # (samples, *channel sizes, heads among them)
-    place = 1 + term.axes.index(1)
-    apart = together.new_zeros(count, *together.shape)
-    for head in range(count):
-        apart[head].select(place, head).copy_(together.select(place, head))
-    return mapped(term.maps, apart)
+        return [one[None] for one in reduced(leaf.terms, value)]
+    found: list[Tensor | None] = [None] * len(leaf.terms)
+    for axes in dict.fromkeys(term.axes for term in leaf.terms):
+        own = [place for place, term in enumerate(leaf.terms) if term.axes == axes]
+        for place, one in zip(own, _heads([leaf.terms[place] for place in own], value), strict=True):
+            found[place] = one
+    return [one for one in found if one is not None]
+
+
+def _heads(terms: list[Term], value: Tensor) -> list[Tensor]:
+    """Terms of the same channel axes."""
+    axes, count = terms[0].axes, value.shape[1]
+    if 1 not in axes:
+        order = [axis for axis in (0, 2, 3) if axis not in axes]
+        moved = value.to(terms[0].weights.dtype).permute(1, *order, *axes).flatten(1, len(order))
+        weights = torch.cat([_spread(term.weights, count, order, axes) for term in terms], 1)
+        sums = (weights @ moved).unflatten(1, (len(terms), -1))
+        return list(sums.unbind(1))
+    apart = []
+    for one in reduced(terms, value):  # (samples, *channel sizes, heads among them)
+        place = 1 + axes.index(1)
+        heads = one.new_zeros(count, *one.shape)
+        for head in range(count):
+            heads[head].select(place, head).copy_(one.select(place, head))
+        apart.append(heads)
+    return apart
+
+
+def _spread(weights: Tensor, heads: int, order: list[int], axes: tuple[int, ...]) -> Tensor:
+    """Weights (samples, n, heads or 1, queries, 1) with the heads in front: (heads, samples, tokens)."""
+    whole = weights.expand(-1, -1, heads, -1, -1) if weights.shape[2] == 1 else weights
+    return whole.permute(2, 0, *(1 + axis for axis in order), *(1 + axis for axis in axes)).flatten(2)
 
 
 def _named(model: nn.Module, leaf: Leaf) -> tuple[str, Kind]:

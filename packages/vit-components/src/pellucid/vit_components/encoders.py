@@ -95,6 +95,8 @@ def _timm(name: str) -> tuple[nn.Module, Prepare, tuple[str, ...]]:
     model: Any = timm.create_model(name, pretrained=True)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     labels = (model.pretrained_cfg or {}).get("label_names") or ()
+    if not labels and getattr(model, "num_classes", 0) == 1000:  # ImageNet's, by their synsets
+        labels = timm.data.ImageNetInfo().label_names()
     return model, _each(transform), tuple(labels)
 
 

@@ -1,11 +1,14 @@
 """Folders of pictures, with annotations where there are some."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pellucid.core.errors import DataError
+
+from .layouts import WATERBIRDS, synset_names, waterbirds_rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,14 +34,23 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def some(self, places: Iterable[int]) -> "Pictures":
+        """Those at some places, in their order."""
+        chosen = [int(place) for place in places]
+        return Pictures(
+            tuple(self.paths[place] for place in chosen),
+            tuple(self.ids[place] for place in chosen),
+            {name: tuple(values[place] for place in chosen) for name, values in self.labels.items()},
+        )
+
 
 def read_pictures(folder: Path, split: str | None = None) -> Pictures:
     """List a folder's pictures.
 
     Args:
         folder: with `annotations.parquet` or `annotations.csv` (a column `file`, others are annotations, as
-            `pellucid zoo dataset` writes them), or with pictures in it and in its folders: a picture's folder is then
-            its `label`.
+            `pellucid zoo dataset` writes them); with Waterbirds' `metadata.csv`; or with pictures in it and in its
+            folders: a picture's folder is then its `label` (ImageNet's synsets get their names as `name`).
         split: of annotations that have a column `split`, only these rows.
 
     Raises:
@@ -46,8 +58,11 @@ def read_pictures(folder: Path, split: str | None = None) -> Pictures:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: give one with pictures in it")
-    table = next((folder / name for name in ANNOTATIONS if (folder / name).is_file()), None)
-    rows = _listed(folder) if table is None else _rows(table)
+    table = next((folder / name for name in (*ANNOTATIONS, WATERBIRDS) if (folder / name).is_file()), None)
+    if table is not None and table.name == WATERBIRDS:
+        rows = waterbirds_rows(table)
+    else:
+        rows = _listed(folder) if table is None else _rows(table)
     if split is not None:
         rows = [row for row in rows if row.get("split") == split]
     if not rows:
@@ -78,10 +93,13 @@ def open_picture(path: Path) -> "Image":
 
 def _listed(folder: Path) -> list[dict[str, str]]:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    return [
-        {"file": str(path.relative_to(folder)), "label": path.parent.name if path.parent != folder else ""}
-        for path in files
-    ]
+    names = synset_names(folder)
+    rows = []
+    for path in files:
+        label = path.parent.name if path.parent != folder else ""
+        named = {"name": names.get(label, label)} if names else {}
+        rows.append({"file": str(path.relative_to(folder)), "label": label, **named})
+    return rows
 
 
 def _rows(table: Path) -> list[dict[str, str]]:

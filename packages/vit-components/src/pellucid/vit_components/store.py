@@ -53,12 +53,24 @@ class Contributions:
         parts: (components, pictures, width) float32.
         representation: (pictures, width) float32; the sum of the parts.
         pictures: whose they are.
+        revision: of the model's weights.
     """
 
     components: tuple[Component, ...]
     parts: np.ndarray
     representation: np.ndarray
     pictures: Pictures
+    revision: str = ""
+
+    def some(self, places: np.ndarray) -> "Contributions":
+        """Those of some of the pictures, by their places."""
+        return Contributions(
+            self.components,
+            self.parts[:, places],
+            self.representation[places],
+            self.pictures.some(places),
+            self.revision,
+        )
 
 
 def contributions(
@@ -94,24 +106,38 @@ def contributions(
     """
     model = name if isinstance(name, VisionModel) else load_vision(name, device)
     shared = Setting(model.revision, last_layers, model.name, device, model if workers == 0 else None)
-    cells = [
+    cells = cells_of(pictures)
+    sweep = Sweep(
+        _decompose, cells, version="1", row=Row, shared=shared, setup=load_again, batch=batch, cpus=cpus, gpus=gpus
+    )
+    rows: list[Any] = rows_of(sweep, ledger, workers, address)
+    first = model.prepare([open_picture(pictures.paths[0])]).to(device)
+    found = rep_decompose(model.model, first, last_layers=last_layers).components
+    whole = np.stack([decoded(row.representation) for row in rows])
+    parts = np.stack([decoded(row.parts).reshape(len(found), -1) for row in rows], 1)
+    return Contributions(found, parts, whole, pictures, model.revision)
+
+
+def cells_of(pictures: Pictures) -> list[Picture]:
+    """A cell a picture."""
+    return [
         Picture(one, _content(path), str(path.absolute()))
         for one, path in zip(pictures.ids, pictures.paths, strict=True)
     ]
-    sweep = Sweep(
-        _decompose, cells, version="1", row=Row, shared=shared, setup=_load, batch=batch, cpus=cpus, gpus=gpus
-    )
+
+
+def rows_of(sweep: Sweep, ledger: str | Path, workers: int, address: str | None) -> list[Any]:
+    """Run a sweep over pictures and return its rows.
+
+    Raises:
+        DataError: a picture failed.
+    """
     summary = sweep.run(ledger, workers, address=address)
     if summary.failed:
         cell, text = sweep.failures(ledger)[0]
         reason = text.strip().splitlines()[-1].partition("Error: ")[2]
-        raise DataError(f"{cell.id} ({summary.failed} such) could not be taken apart: {reason}")
-    rows = sweep.rows(ledger)
-    first = model.prepare([open_picture(pictures.paths[0])]).to(device)
-    found = rep_decompose(model.model, first, last_layers=last_layers).components
-    whole = np.stack([_numbers(row.representation) for row in rows])
-    parts = np.stack([_numbers(row.parts).reshape(len(found), -1) for row in rows], 1)
-    return Contributions(found, parts, whole, pictures)
+        raise DataError(f"{cell.id} ({summary.failed} such) could not be read and run: {reason}")
+    return list(sweep.rows(ledger))
 
 
 def _content(path: Path) -> int:
@@ -120,15 +146,18 @@ def _content(path: Path) -> int:
     return int.from_bytes(hashlib.blake2b(path.read_bytes(), digest_size=7).digest(), "big")
 
 
-def _numbers(text: str) -> np.ndarray:
+def decoded(text: str) -> np.ndarray:
+    """The float32 numbers that `encoded` wrote."""
     return np.frombuffer(base64.b64decode(text), "<f4")
 
 
-def _text(values: Any) -> str:
+def encoded(values: Any) -> str:
+    """A tensor as text, for a row."""
     return base64.b64encode(values.float().cpu().numpy().astype("<f4").tobytes()).decode()
 
 
-def _load(shared: Setting) -> VisionModel:
+def load_again(shared: Setting) -> VisionModel:
+    """A worker's own model: the same weights as the driver's."""
     if shared.loaded is not None:
         return shared.loaded
     found = load_vision(shared.name, shared.device)
@@ -142,4 +171,4 @@ def _decompose(cells: Sequence[Picture], context: Context) -> list[Row]:
     model: VisionModel = context.state
     images = model.prepare([open_picture(Path(cell.path)) for cell in cells]).to(context.shared.device)
     found = rep_decompose(model.model, images, last_layers=context.shared.last_layers)
-    return [Row(_text(found.parts[:, place]), _text(found.representation[place])) for place in range(len(cells))]
+    return [Row(encoded(found.parts[:, place]), encoded(found.representation[place])) for place in range(len(cells))]

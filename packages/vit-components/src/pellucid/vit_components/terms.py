@@ -6,7 +6,7 @@ on channels (linear maps, scales). So the dependence of a sample's representatio
 stack of components is ever pushed through the model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -40,12 +40,19 @@ class Term:
         return (map_, *self.maps)
 
 
-def reduced(term: Term, value: Tensor) -> Tensor:
-    """The activation summed over tokens by the weights: (samples, *channel sizes)."""
-    channels = [value.shape[axis] for axis in term.axes]
-    tokens = [axis for axis in range(value.ndim) if axis not in term.axes]
-    moved = value.to(term.weights.dtype).permute(*tokens, *term.axes).reshape(-1, prod(channels))
-    return (term.weights.flatten(1) @ moved).reshape(-1, *channels)
+def reduced(terms: Sequence[Term], value: Tensor) -> list[Tensor]:
+    """The activation summed over tokens by each term's weights: for each (samples, *channel sizes)."""
+    found: list[Tensor | None] = [None] * len(terms)
+    for axes in dict.fromkeys(term.axes for term in terms):
+        own = [place for place, term in enumerate(terms) if term.axes == axes]
+        channels = [value.shape[axis] for axis in axes]
+        tokens = [axis for axis in range(value.ndim) if axis not in axes]
+        weights = torch.cat([terms[place].weights.flatten(1) for place in own])
+        moved = value.to(weights.dtype).permute(*tokens, *axes).reshape(-1, prod(channels))
+        sums = (weights @ moved).reshape(len(own), -1, *channels)
+        for place, one in zip(own, sums, strict=True):
+            found[place] = one
+    return [one for one in found if one is not None]
 
 
 def mapped(maps: tuple[Map, ...], vectors: Tensor) -> Tensor:
@@ -53,11 +60,6 @@ def mapped(maps: tuple[Map, ...], vectors: Tensor) -> Tensor:
     for map_ in maps:
         vectors = map_(vectors)
     return vectors
-
-
-def contribution(term: Term, value: Tensor) -> Tensor:
-    """What an activation adds to the representation by a term: (samples, width)."""
-    return mapped(term.maps, reduced(term, value))
 
 
 def linear(weight: Tensor) -> Map:
