@@ -1,0 +1,48 @@
+"""Composition in CLIP and in text-to-image models: measured, distilled into CLIP, projected into prompts."""
+
+from pellucid.core.lazy import lazy_exports
+
+_HOMES = {
+    "Clip": "pellucid.core.clips",
+    "load_clip": "pellucid.core.clips",
+    "CaptionedImage": "captioned",
+    "DistillConfig": "distill_config",
+    "EmbeddingTraining": "optimise_embedding",
+    "MatchingCase": "benchmarks",
+    "ProjectionTraining": "train_projection",
+    "Reweighting": "reweighting",
+    "Sampling": "generation",
+    "TextProjection": "projection",
+    "Trained": "trained",
+    "clip_matcher": "matching",
+    "curation_sweep": "curation",
+    "diffusion_matcher": "matching",
+    "diffusion_scores": "diffusion_score",
+    "distill_entry": "distill_config",
+    "distill_sweep": "jobs",
+    "encode_dataset": "latents",
+    "fid": "image_scores",
+    "frechet_distance": "image_scores",
+    "judge_votes": "votes",
+    "load_judge": "blip_vqa",
+    "load_projection": "projection",
+    "load_trained": "trained",
+    "matching_results": "matching",
+    "pipeline_encoders": "text_contributions",
+    "projected_pictures": "projected_generation",
+    "projection_sweep": "jobs",
+    "read_aro": "benchmarks",
+    "read_captions": "captioned",
+    "read_cases": "benchmarks",
+    "read_t2i_compbench": "prompts_data",
+    "read_winoground": "benchmarks",
+    "reweighted": "reweighting",
+    "score_cases": "matching",
+    "switch_off_share": "attach",
+    "text_projection": "projection",
+    "tifa_scores": "tifa",
+    "unintended_attention": "text_contributions",
+    "vqa_questions": "blip_vqa",
+}
+
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)
