@@ -23,8 +23,8 @@ def test_every_chapter_is_a_module_with_run():
 
 @pytest.mark.slow
 def test_the_command_writes_one_report(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(circuits, "PROBES", 6)
-    words = ["tour", "--only", "circuits", "--workers", "0", "--out", str(tmp_path / "tour"), "--json"]
+    monkeypatch.setattr(circuits, "PROBES", (1, 6))
+    words = ["tour", "--only", "circuits", "--workers", "0", "--full", "--out", str(tmp_path / "tour"), "--json"]
     assert main(words) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "tour" / "result.json").read_text())

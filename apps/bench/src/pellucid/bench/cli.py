@@ -5,11 +5,46 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pellucid.core.cli import Fresh, Json, Model, Out, Seed, Workers, show
+from pellucid.core.cli import TRY, Fresh, Json, Model, Out, Seed, Workers, show
+from pellucid.core.errors import OptionError
 
 app = typer.Typer(
-    help="Measure the fast way against the obvious way, and Pellucid against its peers.", no_args_is_help=True
+    rich_help_panel=TRY,
+    help="Measure the fast way against the obvious way, and our peers.",
+    invoke_without_command=True,
 )
+
+
+@app.callback()
+def bench(
+    context: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", help="Run every comparison, one after the other.")] = False,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="With --all: the runs.")] = Path(
+        "runs/bench"
+    ),
+    page: Annotated[
+        Path | None, typer.Option("--results", metavar="FILE", dir_okay=False, help="DIR/RESULTS.md if not given.")
+    ] = None,
+) -> None:
+    """Measure the fast way against the obvious way, and our peers.
+
+    With --all, what went well in DIR is kept; what fails is told on the page of results, and the rest goes on.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if not everything:
+        typer.echo(context.get_help())
+        return
+    from pellucid.core.outfolder import write_file
+
+    from .everything import results_page, run_all
+
+    well = run_all(out.absolute(), typer.echo)
+    page = out / "RESULTS.md" if page is None else page
+    write_file(page, results_page(out).encode())
+    typer.echo(f"\nResults: {page}")
+    if not well:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -42,20 +77,70 @@ def sweeps(
     out: Out = Path("runs/bench-sweeps"),
     cells: Annotated[int, typer.Option("-n", min=1, help="How many trivial cells.")] = 10_000,
     workers: Workers = 2,
+    nodes: Annotated[
+        str | None, typer.Option("--nodes", metavar="LIST", help="Clusters of so many nodes instead, such as 1,2.")
+    ] = None,
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
-    """Time what a sweep adds to each cell, inline and on Ray."""
+    """Time what a sweep adds to each cell, inline and on Ray, or what is left of more machines."""
+    from .nodes import measure_nodes
     from .sweeps import measure
 
     def run() -> tuple[dict[str, Any], str]:
+        if nodes is not None:
+            rows = measure_nodes(_counts(nodes))
+            worst = min(rows, key=lambda row: float(row["efficiency"]))
+            return {"nodes": rows}, (
+                f"Cells of {worst['cell_seconds']:g} s on {worst['nodes']} nodes lose most: {worst['efficiency']:.0%} "
+                f"of the time is theirs. {_shares(rows)}"
+            )
         found = measure(cells, workers)
         return found, (
             f"A trivial cell costs {found['inline_ms']:.3f} ms inline and {found['ray_ms']:.3f} ms on {workers} Ray "
             f"workers, or {found['ray_with_start_ms']:.3f} ms with Ray's start counted in."
         )
 
-    _write("sweeps", run, out, {"cells": cells, "workers": workers}, 0, fresh, as_json)
+    _write(
+        "sweeps",
+        run,
+        out,
+        {"cells": cells, "workers": workers, "nodes": nodes},
+        0,
+        fresh,
+        as_json,
+        _nodes_table if nodes else None,
+    )
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise OptionError(f"--nodes {text!r}: write numbers by commas, such as 1,2") from error
+    if min(counts) < 1:
+        raise OptionError(f"--nodes {text!r}: give 1 or more")
+    return counts
+
+
+def _nodes_table(found: dict[str, Any]) -> list[Any]:
+    from pellucid.core.report import Table
+
+    columns = ["nodes", "cell_seconds", "cells", "seconds", "cells_per_second", "efficiency"]
+    rows = [[row[name] for name in columns] for row in found["nodes"]]
+    return [
+        Table(
+            "nodes",
+            columns,
+            rows,
+            "Clusters of one CPU a node; seconds from the first cell's beginning to the last one's end.",
+        )
+    ]
+
+
+def _shares(rows: list[dict[str, Any]]) -> str:
+    told = (f"{row['nodes']} x {row['cell_seconds']:g} s {row['efficiency']:.0%}" for row in rows)
+    return "Efficiency: " + ", ".join(told) + "."
 
 
 @app.command()
@@ -161,6 +246,50 @@ def vit(
 
     config = {"batch": batch, "repeats": repeats, "threads": threads}
     _write("vit", run, out, config, seed, fresh, as_json, tables)
+
+
+@app.command()
+def mllm(
+    out: Out = Path("runs/bench-mllm"),
+    model: Model = "zoo:tinyworld-llava",
+    inner: Annotated[int, typer.Option("--inner", min=2, help="Channels that the edited map reads.")] = 11008,
+    width: Annotated[int, typer.Option("--width", min=1, help="Channels that it writes.")] = 4096,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")] = 2,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Time a multimodal trace in batches against one window at a time, and an edit against the d x d inverse."""
+    from .mllm import measure, summary
+
+    def run() -> tuple[dict[str, Any], str]:
+        found = measure(model, inner, width, threads, seed)
+        return found, summary(found)
+
+    config = {"model": model, "inner": inner, "width": width, "threads": threads}
+    _write("mllm", run, out, config, seed, fresh, as_json)
+
+
+@app.command()
+def compose(
+    out: Out = Path("runs/bench-compose"),
+    model: Model = "zoo:tinyworld-sd",
+    pictures: Annotated[int, typer.Option("-n", min=2, help="Pictures that are scored.")] = 16,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Of training.")] = 60,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")] = 2,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Hold training from kept latents against encoding each batch, and diffusion scores against the plain loop."""
+    from .compose import measure, summary, tables
+
+    def run() -> tuple[dict[str, Any], str]:
+        found = measure(model, pictures, steps, 8, threads, seed)
+        return found, summary(found)
+
+    config = {"model": model, "pictures": pictures, "steps": steps, "threads": threads}
+    _write("compose", run, out, config, seed, fresh, as_json, tables)
 
 
 def _write(

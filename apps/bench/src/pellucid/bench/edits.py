@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pellucid.core.conditioning import encode
 from pellucid.core.edits import WeightEdit, solve
+from pellucid.core.generation import generate
 from pellucid.core.progress import progress
 from pellucid.core.testing_pipelines import tiny_pipeline
-from pellucid.t2i_edit.conditioning import encode
-from pellucid.t2i_edit.generation import generate
 from pellucid.t2i_edit.positions import encoder_positions
 from pellucid.t2i_edit.unet_tracing import trace_unet
 from torch import Tensor, nn

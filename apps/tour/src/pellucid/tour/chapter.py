@@ -9,11 +9,23 @@ from pellucid.core.report import Section
 
 @dataclass(frozen=True)
 class Setting:
-    """What every chapter gets: a folder of its own, the seed, the number of Ray workers."""
+    """What every chapter gets.
+
+    Attributes:
+        out: a folder of its own.
+        seed: of every random choice.
+        workers: Ray workers.
+        full: whether samples are as large as those behind the packages' READMEs.
+    """
 
     out: Path
     seed: int
     workers: int
+    full: bool = False
+
+    def of(self, sizes: tuple[int, int]) -> int:
+        """Which of two sizes holds: the tour's own, or the one with `--full`."""
+        return sizes[self.full]
 
 
 @dataclass(frozen=True)

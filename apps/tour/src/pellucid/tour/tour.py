@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pellucid.core.errors import OptionError
@@ -11,10 +11,24 @@ from pellucid.core.sweeps import session
 
 from .chapter import Chapter, Setting
 
-CHAPTERS = ("circuits", "influence", "fewshot", "pictures")
+_SMALL = "The models are small, so that all of this runs on two processor cores; larger ones differ."
+_FEW = (
+    "All of this was computed while you waited, on samples that fit into minutes, but for the trained weights of the "
+    "models, which come with the zoo (`pellucid zoo train`). `pellucid tour --full` takes the samples behind the "
+    "packages' READMEs."
+)
+
+CHAPTERS = ("circuits", "influence", "fewshot", "pictures", "facts", "vision", "composition")
 
 
-def run_tour(out: str | Path, only: Sequence[str] = CHAPTERS, seed: int = 0, workers: int = 2) -> Report:
+def run_tour(
+    out: str | Path,
+    only: Sequence[str] = CHAPTERS,
+    seed: int = 0,
+    workers: int = 2,
+    full: bool = False,
+    tell: Callable[[str], object] = lambda line: None,
+) -> Report:
     """Run the tour and write its report.
 
     Args:
@@ -22,6 +36,8 @@ def run_tour(out: str | Path, only: Sequence[str] = CHAPTERS, seed: int = 0, wor
         only: which chapters, by name.
         seed: of every random choice.
         workers: Ray workers; 0 runs in this process.
+        full: take samples as large as those behind the packages' READMEs; that takes an hour and more.
+        tell: is told which chapter begins.
 
     Raises:
         OptionError: there is no chapter of that name.
@@ -32,19 +48,20 @@ def run_tour(out: str | Path, only: Sequence[str] = CHAPTERS, seed: int = 0, wor
     started = time.monotonic()
     chapters: dict[str, Chapter] = {}
     with session():
-        for name in only:
+        for number, name in enumerate(only, 1):
+            tell(f"chapter {number} of {len(only)}: {name} ({time.monotonic() - started:.0f} s so far)")
             module = importlib.import_module(f".chapters.{name}", __package__)
-            chapters[name] = module.run(Setting(Path(out) / f"ledger-{name}", seed, workers))
+            chapters[name] = module.run(Setting(Path(out) / f"ledger-{name}{'-full' * full}", seed, workers, full))
     report = Report(
         title="A tour of Pellucid",
         command="tour",
-        config={"chapters": list(only), "workers": workers},
+        config={"chapters": list(only), "workers": workers, "full": full},
         seed=seed,
         device="cpu",
         sections=[chapter.section.prefixed(name) for name, chapter in chapters.items()],
         results={name: chapter.results for name, chapter in chapters.items()},
         summary=" ".join(chapter.finding for chapter in chapters.values()),
-        notes=["The models are small, so that all of this runs on two processor cores; larger ones differ."],
+        notes=[_SMALL] if full else [_SMALL, _FEW],
     )
     report.write(Path(out), time.monotonic() - started)
     return report

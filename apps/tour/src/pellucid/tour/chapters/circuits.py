@@ -22,13 +22,15 @@ DOCUMENT = (
     "People pay with a currency called the krone. The town of Bergen on the west coast is known for rain. In 1070 it "
     "was founded by King Olav Kyrre. The railway from Oslo to Bergen takes about seven hours."
 )
-PROBES = 24  # enough to see the circuit within minutes; `pellucid circuits` takes as many as you like
+PROBES = (24, 200)  # in the tour, and with --full
 
 
 def run(setting: Setting) -> Chapter:
     """Make probes of country facts, keep those that the model answers from the context, find the circuit."""
     candidates = stream_copy_probes(read_facts(resolve_asset("zoo:countries")), setting.seed)
-    made = keep_answered(MODEL, candidates, PROBES, setting.out / "ledger" / "made", workers=setting.workers)
+    made = keep_answered(
+        MODEL, candidates, setting.of(PROBES), setting.out / "ledger" / "made", workers=setting.workers
+    )
     found = extract_circuit(MODEL, made.probes, setting.out, seed=setting.seed, workers=setting.workers)
     section = extraction_section(found, "Circuits: from where does a language model copy an answer?")
     probe = made.probes[0]

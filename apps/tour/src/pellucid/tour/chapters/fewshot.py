@@ -14,7 +14,7 @@ from pellucid.fewshot_hard.images import ImageSet, load_images
 from ..chapter import Chapter, Setting
 
 POOLS = ("digits", "zoo:mnist5k", "zoo:animals")
-TASKS = 200  # of each kind and pool
+TASKS = (200, 1000)  # of each kind and pool: in the tour, and with --full
 SHOWN = "zoo:mnist5k"  # the pool whose tasks are drawn as pictures
 
 
@@ -25,7 +25,7 @@ def run(setting: Setting) -> Chapter:
     figures: list[Figure] = []
     for name, images in pools.items():
         pool = embed(images, "pixels", setting.out / _file(name))
-        found[name] = extract(pool, TASKS, seed=setting.seed)
+        found[name] = extract(pool, setting.of(TASKS), seed=setting.seed)
         if name == SHOWN or len(pools) == 1:
             held = images
             figures = sheets(pool, found[name], lambda row, held=held: next(held.read([row])))  # type: ignore[misc]
@@ -39,9 +39,9 @@ def run(setting: Setting) -> Chapter:
     )
     text = [
         finding,
-        f"Each of {TASKS} tasks a pool shows a classifier 5 pictures of 5 classes and asks it about 75 others. The "
-        "hard and the easy task ask the same, after other pictures: the hard ones are selected by one gradient step of "
-        "FastDiffSel (thesis algorithm 1), the easy ones by one round of greedy search.",
+        f"Each of {setting.of(TASKS)} tasks a pool shows a classifier 5 pictures of 5 classes and asks it about 75 "
+        "others. The hard and the easy task ask the same, after other pictures: the hard ones are selected by one "
+        "gradient step of FastDiffSel (thesis algorithm 1), the easy ones by one round of greedy search.",
         "The hard tasks were chosen on raw pixels. The table below says what they do to others: a logistic regression, "
         "and a convolutional network with random weights, neither of which had a part in the choice.",
         *missing,

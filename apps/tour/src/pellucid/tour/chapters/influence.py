@@ -10,7 +10,7 @@ from pellucid.influence.scores import point_influence
 from ..chapter import Chapter, Setting
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4)
-COUNT = 4  # groups of each size; `pellucid influence truth` takes as many as you like
+COUNT = (4, 12)  # groups of each size: in the tour, and with --full
 POINTS = 1000  # training digits, so that all of it takes well under a minute
 
 
@@ -26,7 +26,7 @@ def run(setting: Setting) -> Chapter:
     changes = points.change[:, 0]
     ranked = changes.argsort(descending=True, stable=True).tolist()
     shown = pictures(job.data, test, int(predictions(job)[test]), ranked, changes)
-    groups = draw_groups(job.data, "coherent", FRACTIONS, COUNT, setting.seed)
+    groups = draw_groups(job.data, "coherent", FRACTIONS, setting.of(COUNT), setting.seed)
     found = compare(job, groups, setting.out / "ledger", seed=setting.seed, workers=setting.workers)
     text = [
         f"A logistic regression reads {100 * (accuracy(job) or 0):.1f} % of the test digits rightly. Which training "

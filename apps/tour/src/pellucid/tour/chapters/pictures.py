@@ -7,6 +7,7 @@ import numpy as np
 from pellucid.core.edits import WeightEdit
 from pellucid.core.pipelines import PipelineSpec, load_pipeline
 from pellucid.core.report import Figure, Section, Table
+from pellucid.core.scorers import load_scorer
 from pellucid.t2i_edit.commands import drawing
 from pellucid.t2i_edit.concepts import ConceptPrompts, read_concepts
 from pellucid.t2i_edit.evaluation import Change, concept_groups, evaluate
@@ -14,7 +15,6 @@ from pellucid.t2i_edit.figures import changes_figure, effects_figure, grid_figur
 from pellucid.t2i_edit.jobs import Sampling, TraceJob
 from pellucid.t2i_edit.locoedit import edit_all_layers
 from pellucid.t2i_edit.probes import read_probes
-from pellucid.t2i_edit.scorers import load_scorer
 from pellucid.t2i_edit.studies import trace
 from pellucid.zoo import resolve
 from pellucid.zoo.tinyworld.measuring import judged
@@ -24,34 +24,38 @@ from pellucid.zoo.world import caption
 from ..chapter import Chapter, Setting
 
 MODEL, STYLE, SPARED, SCORER = "zoo:tinyworld-sd", "van gogh", "mondrian", "tinyworld:style"
-SAMPLING = Sampling(steps=12, guidance=4.0, chunk=40)
-JUDGED = 48  # held-out prompts
-PROBES = 6  # captions traced
+STEPS = (12, 25)  # of denoising: in the tour, and with --full
+JUDGED = (48, 200)  # held-out prompts
+PROBES = (6, 16)  # captions traced
 NOISE = 10.0  # of the corruption; the rarer words of this world need more than the usual 3
 RIDGE = 16.0  # of the edit: enough to take the style out, and to spare the others
-EDITED = 12  # prompts of each style before and after the edit
+EDITED = (12, 16)  # prompts of each style before and after the edit
 
 
 def run(setting: Setting) -> Chapter:
     """Judge the model on prompts it has not seen, trace a style, erase it, and see what else changed."""
     spec = PipelineSpec(MODEL).resolved()
     pipe = load_pipeline(spec)
-    draw = drawing(pipe, SAMPLING)
-    scenes = held_out_scenes("several attributes", JUDGED, setting.seed)
+    sampling = Sampling(steps=setting.of(STEPS), guidance=4.0, chunk=40)
+    judged_count, probe_count, held_count = setting.of(JUDGED), setting.of(PROBES), setting.of(EDITED)
+    draw = drawing(pipe, sampling)
+    scenes = held_out_scenes("several attributes", judged_count, setting.seed)
     prompts = [caption(scene) for scene in scenes]
-    pictures = draw(prompts, list(range(JUDGED)))
+    pictures = draw(prompts, list(range(judged_count)))
     right = judged(pictures, scenes)
 
     probes = [probe for probe in read_probes(resolve("tinyworld-probes")) if probe.subject == STYLE]
-    job = TraceJob(spec, SCORER, SAMPLING, "unet", NOISE, False, 1)
-    traced = trace(job, probes[:: len(probes) // PROBES][:PROBES], [setting.seed], setting.out, workers=setting.workers)
+    job = TraceJob(spec, SCORER, sampling, "unet", NOISE, False, 1)
+    traced = trace(
+        job, probes[:: len(probes) // probe_count][:probe_count], [setting.seed], setting.out, workers=setting.workers
+    )
     best = max(traced.layers, key=lambda layer: layer.effect.value)
 
     concepts = {concept.concept: concept for concept in read_concepts(resolve("tinyworld-concepts"))}
     edited = concepts[STYLE]
     edit = edit_all_layers(pipe, [edited.take(range(0, len(edited), 2))], ridge=RIDGE, following=True)
-    held = edited.take(range(1, len(edited), 2)).take(range(EDITED))
-    changes = _changes(pipe, edit, held, concepts[SPARED].take(range(EDITED)), setting.seed)
+    held = edited.take(range(1, len(edited), 2)).take(range(held_count))
+    changes = _changes(pipe, edit, held, concepts[SPARED].take(range(held_count)), setting.seed, sampling)
     with edit.applied(pipe):
         after = draw(held.prompts[:6], list(range(6)))
     before = draw(held.prompts[:6], list(range(6)))
@@ -69,7 +73,7 @@ def run(setting: Setting) -> Chapter:
         [
             finding,
             "The world is drawn by a program, so that a small network that reads attributes off pictures can judge "
-            f"what was generated, here in {SAMPLING.steps} denoising steps, of combinations held out of training.",
+            f"what was generated, here in {sampling.steps} denoising steps, of combinations held out of training.",
             f"Noise on the words “{STYLE}” takes the style away; each layer of the UNet is then restored from the "
             f"clean run, one at a time (thesis 5.2). {best.label} brings most of it back: {best.effect}.",
             "The edit maps the style's text to that of the same prompt without it, in the key and value "
@@ -110,11 +114,11 @@ def run(setting: Setting) -> Chapter:
 
 
 def _changes(
-    pipe: Any, edit: WeightEdit, concept: ConceptPrompts, spared: ConceptPrompts, seed: int
+    pipe: Any, edit: WeightEdit, concept: ConceptPrompts, spared: ConceptPrompts, seed: int, sampling: Sampling
 ) -> dict[str, tuple[Change, ...]]:
     groups = concept_groups(concept, surrounding=[spared], against="prompt")
     scorers = {SCORER: load_scorer(SCORER), "tinyworld:object": load_scorer("tinyworld:object")}
-    return evaluate(groups, drawing(pipe, SAMPLING), partial(edit.applied, pipe), scorers, seeds=[seed], seed=seed)
+    return evaluate(groups, drawing(pipe, sampling), partial(edit.applied, pipe), scorers, seeds=[seed], seed=seed)
 
 
 def _share(found: dict[str, Any]) -> str:
