@@ -17,6 +17,7 @@ def test_import_rules_hold():
 @pytest.mark.parametrize(
     "package",
     [
+        "pellucid.compose",
         "pellucid.core",
         "pellucid.fewshot_hard",
         "pellucid.influence",

@@ -1,17 +1,26 @@
-"""The Python blocks of every README run as written, in this environment."""
+"""The Python blocks of every README and of the documentation run as written, in this environment."""
 
+import itertools
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from pellucid.core.cli import app
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*/*/README.md"), ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+COMMANDS = (
+    *("circuits", "influence", "fewshot", "t2i", "vit", "mllm", "compose", "tour", "bench", "zoo", "doctor"),
+    *("reproduce", "studio", "submit", "jobs"),
+)
 BLOCKS = [
-    pytest.param(block, id=f"{file.parent.name}-{number}")
-    for file in sorted([*ROOT.glob("*/*/README.md"), ROOT / "README.md"])
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", file.read_text(), re.DOTALL))
+    pytest.param(block, id=f"{page.parent.name}-{page.stem}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
 ]
 
 
@@ -22,21 +31,21 @@ def test_readme_block_runs(block, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_commands_of_the_readme_exist():
-    """Every `pellucid ...` line of a README is accepted up to its options' names."""
-    files = [*ROOT.glob("*/*/README.md"), ROOT / "README.md"]
-    lines = {
-        line
-        for f in files
-        for line in re.findall(
-            r"(?:uv run )?pellucid ((?:circuits|influence|fewshot|t2i|tour|bench|zoo)[^\n`]*)", f.read_text()
-        )
-    }
-    assert lines
+def test_the_commands_of_the_pages_exist():
+    """Every `pellucid ...` line is of a command that there is, with options that it has."""
+    pattern = rf"(?:uv run )?pellucid ((?:{'|'.join(COMMANDS)})[^\n`]*)"
+    lines = {line for page in PAGES for line in re.findall(pattern, page.read_text())}
+    assert len(lines) > 50
     for line in sorted(lines):
-        words = line.split()
-        commands = [word for word in words[:2] if re.fullmatch(r"[a-z][a-z0-9-]*", word)]
-        done = subprocess.run(["pellucid", *commands, "--help"], capture_output=True, text=True)
-        assert done.returncode == 0, f"pellucid {line}: {done.stderr}"
-        for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", line):
-            assert option in done.stdout, f"`pellucid {line}`: no {option}"
+        named = itertools.takewhile(lambda word: re.fullmatch(r"[a-z][a-z0-9-]*", word), line.split()[:2])
+        command: Any = typer.main.get_command(app)
+        for name in named:
+            if name not in getattr(command, "commands", {}):
+                assert not getattr(command, "commands", {}), f"`pellucid {line}`: no {name}"
+                break
+            command = command.commands[name]
+        known = {"--help"} | {
+            option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", line.partition(" -- ")[0]):
+            assert option in known, f"`pellucid {line}`: no {option}"

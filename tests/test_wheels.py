@@ -64,7 +64,7 @@ def test_a_package_installs_alone_and_its_example_runs(member, wheels, pins, tmp
     run(python, "example.py", cwd=tmp_path)
     files = [file.stem for file in (member / "src").glob("pellucid/*/*.py") if file.stem != "__init__"]
     run(python, "-c", "\n".join(f"import {module}.{file}" for file in files), cwd=tmp_path)
-    assert "Commands:" in run(tmp_path / "env" / "bin" / "pellucid", "--help", cwd=tmp_path)
+    assert "doctor" in run(tmp_path / "env" / "bin" / "pellucid", "--help", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("member", MEMBERS, ids=lambda path: path.name)
