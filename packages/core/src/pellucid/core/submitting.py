@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ _CHATTY = (  # what is uploaded, and when a connection closes, is no news
     "ray._private.runtime_env.packaging",
 )
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_NOT_YET = "No available agent"  # what Ray answers while its dashboard is up and no node has reported yet
+_PATIENCE = 120.0  # seconds that such an answer is waited out
 _LARGEST_FILE = 100_000_000  # bytes of a local file that a command reads
 
 
@@ -146,16 +149,26 @@ def submit(
         runtime: dict[str, Any] = {"env_vars": {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", **(environment or {})}}
         if files or not image_ready:
             runtime["working_dir"] = folder
+        return _submitted(
+            asked,
+            entrypoint=shlex.join(["python", "-c", MAIN, *said]),
+            runtime_env=runtime,
+            metadata={_LABEL: shlex.join(said)},
+            entrypoint_num_cpus=cpus,
+            entrypoint_num_gpus=gpus,
+        )
+
+
+def _submitted(asked: "JobSubmissionClient", **what: Any) -> str:
+    """A job's id; a cluster whose nodes are still coming up is asked again for a while."""
+    until = time.monotonic() + _PATIENCE
+    while True:
         try:
-            return asked.submit_job(
-                entrypoint=shlex.join(["python", "-c", MAIN, *said]),
-                runtime_env=runtime,
-                metadata={_LABEL: shlex.join(said)},
-                entrypoint_num_cpus=cpus,
-                entrypoint_num_gpus=gpus,
-            )
+            return asked.submit_job(**what)
         except Exception as error:
-            raise SubmitError(f"the cluster refuses the job: {_first_line(error)}") from error
+            if _NOT_YET not in str(error) or time.monotonic() > until:
+                raise SubmitError(f"the cluster refuses the job: {_first_line(error)}") from error
+            time.sleep(1)
 
 
 def jobs(address: str | None = None) -> list[Job]:
