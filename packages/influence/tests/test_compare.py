@@ -75,8 +75,7 @@ def test_coherent_groups_of_iris_in_every_part_of_the_table(tmp_path: Path) -> N
 
 def test_second_order_beats_first_for_coherent_groups_of_digits(tmp_path: Path) -> None:
     """Sanity on real data at a tenth to a third of it; what was measured stands in the README."""
-    job, _ = trained(Problem("digits", "logistic", limit=300))
-    job = with_test(job, "median-loss")
+    job, _ = trained(Problem("digits", "logistic", limit=300), test_point="median-loss")
     found = compare(job, draw_groups(job.data, "coherent", [0.2, 0.3], 3, 0), tmp_path)
     first, second = found.agreement("first").relative_error, found.agreement("second").relative_error
     assert first is not None
@@ -106,6 +105,8 @@ def test_test_points_and_groups_that_are_not_there(tmp_path: Path) -> None:
     for which in ("30", "-1", "worst"):
         with pytest.raises(OptionError, match="there is no test point"):
             pick_test(job, which)
+    with pytest.raises(OptionError, match="there is no test point 'worst'"):
+        trained(Problem("iris", "mlp", steps=10**9), test_point="worst")  # before it is trained
     losses = objective_of(job).with_data(job.data.test_inputs, job.data.test_targets).losses(objective_of(job).theta)
     assert losses[pick_test(job, "highest-loss")] == losses.max()
     assert losses[pick_test(job, "median-loss")] == losses.median()

@@ -11,7 +11,7 @@ from pellucid.core.report import Report, Section, Table
 from .compare import compare, test_gradients
 from .datasets import Data
 from .figures import comparison_section, is_image, pictures, summary
-from .jobs import Problem, accuracy, draw_groups, predictions, trained, with_test
+from .jobs import Problem, accuracy, draw_groups, predictions, trained
 from .models import build_loss
 from .retraining import TruthJob, objective_of
 from .scores import group_influence, point_influence
@@ -59,8 +59,7 @@ def score_report(
         raise OptionError(f"order is {order}: choose 1 or 2")
     data = data_of(problem)
     drawn = None if groups is None else draw_groups(data, *groups, problem.seed)
-    job, fit = trained(problem, data)
-    job = with_test(job, test_point)
+    job, fit = trained(problem, data, test_point)
     objective = objective_of(job)
     theta, quantities = objective.theta, test_gradients(job, objective, objective.theta)
     if drawn is None and order == 1:
@@ -155,8 +154,7 @@ def truth_report(
     """
     data = data_of(problem)
     drawn = draw_groups(data, groups, fractions, count, problem.seed)
-    job, _ = trained(problem, data)
-    job = with_test(job, test_point)
+    job, _ = trained(problem, data, test_point)
     found = compare(job, drawn, ledger, solver=solver, damping=damping, seed=problem.seed, **options)
     section = comparison_section(found)
     section = Section(section.title, [described(problem, job), *section.text], section.figures, section.tables)

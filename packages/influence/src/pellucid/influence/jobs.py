@@ -17,6 +17,7 @@ from .training import Fit
 
 KINDS = {"random": ("random",), "coherent": ("class",), "both": ("random", "class"), "cluster": ("cluster",)}
 """What `--groups` may say, and the kinds of groups that are then drawn."""
+_BY_LOSS = ("highest-loss", "median-loss")
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,17 @@ def untrained(problem: Problem, data: Data | None = None) -> tuple[TruthJob, Rec
     return job, recipe
 
 
-def trained(problem: Problem, data: Data | None = None) -> tuple[TruthJob, Fit]:
-    """Return the job with its base model trained, and how training ended; errors as of `untrained`."""
+def trained(problem: Problem, data: Data | None = None, test_point: str | None = None) -> tuple[TruthJob, Fit]:
+    """Return the job with its base model trained, on one test point where it is named, and how training ended.
+
+    Raises:
+        OptionError, DataError: as of `untrained` and `pick_test`, before anything is trained.
+    """
     job, recipe = untrained(problem, data)
-    return train_base(job, recipe, problem.seed)
+    if test_point is not None:
+        _check_test(job, test_point)
+    job, fit = train_base(job, recipe, problem.seed)
+    return (job if test_point is None else with_test(job, test_point)), fit
 
 
 def calibrated(data: Data, choice: ModelChoice) -> dict[str, torch.Tensor] | None:
@@ -98,17 +106,21 @@ def pick_test(job: TruthJob, which: str) -> int:
     Raises:
         OptionError: there is no such test point.
     """
-    count = len(job.data.test_inputs)
-    if which in ("highest-loss", "median-loss"):
+    _check_test(job, which)
+    if which in _BY_LOSS:
         objective = objective_of(job)
         losses = objective.with_data(job.data.test_inputs, job.data.test_targets).losses(objective.theta)
         order = losses.argsort(stable=True)
-        return int(order[-1] if which == "highest-loss" else order[(count - 1) // 2])
-    if not which.isdecimal() or int(which) >= count:
-        raise OptionError(
-            f"there is no test point {which!r}: give highest-loss, median-loss, or a row from 0 to {count - 1}"
-        )
+        return int(order[-1] if which == "highest-loss" else order[(len(order) - 1) // 2])
     return int(which)
+
+
+def _check_test(job: TruthJob, which: str) -> None:
+    count = len(job.data.test_inputs)
+    if which not in _BY_LOSS and (not which.isdecimal() or int(which) >= count):
+        raise OptionError(
+            f"there is no test point {which!r}: give {', '.join(_BY_LOSS)}, or a row from 0 to {count - 1}"
+        )
 
 
 def with_test(job: TruthJob, which: str) -> TruthJob:

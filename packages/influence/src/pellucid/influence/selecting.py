@@ -14,7 +14,7 @@ from .commands import config_of, data_of, described, report_of
 from .compare import compare, test_gradients
 from .figures import selection_bars
 from .groups import Group, random_groups
-from .jobs import Problem, accuracy, trained, with_test
+from .jobs import Problem, accuracy, trained
 from .retraining import TruthJob, objective_of
 from .selection import Direction, Selection, adaptive_greedy, first_order_top_k, second_order_relaxed
 from .truth import leave_out
@@ -77,8 +77,7 @@ def judge(
     data = data_of(problem)
     if not 1 <= size < len(data.inputs):
         raise OptionError(f"size is {size}: choose from 1 to {len(data.inputs) - 1}, one less than the training points")
-    job, fit = trained(problem, data)
-    job = with_test(job, test_point)
+    job, fit = trained(problem, data, test_point)
     objective = objective_of(job)
     theta = objective.theta
     quantity = test_gradients(job, objective, theta)

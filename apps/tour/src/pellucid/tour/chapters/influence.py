@@ -3,7 +3,7 @@
 from pellucid.core.report import Section
 from pellucid.influence.compare import compare, test_gradients
 from pellucid.influence.figures import agreement_table, errors_by_size, pictures, scatter, summary
-from pellucid.influence.jobs import Problem, accuracy, draw_groups, predictions, trained, with_test
+from pellucid.influence.jobs import Problem, accuracy, draw_groups, predictions, trained
 from pellucid.influence.retraining import objective_of
 from pellucid.influence.scores import point_influence
 
@@ -17,8 +17,7 @@ POINTS = 1000  # training digits, so that all of it takes well under a minute
 def run(setting: Setting) -> Chapter:
     """Train logistic regression on digits, remove coherent groups, compare three estimates with retraining."""
     problem = Problem("digits", "logistic", l2=0.01, limit=POINTS, seed=setting.seed)
-    job, _ = trained(problem)
-    job = with_test(job, "highest-loss")
+    job, _ = trained(problem, test_point="highest-loss")
     assert job.tests is not None
     test = job.tests[0]
     objective = objective_of(job)
