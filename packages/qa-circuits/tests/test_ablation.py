@@ -6,15 +6,13 @@ import pytest
 import torch
 from pellucid.core.anatomy import DecoderAnatomy, decoder_anatomy
 from pellucid.core.errors import DataError, OptionError, SiteError
-from pellucid.core.testing import DECODERS, tiny_decoder
+from pellucid.core.testing import DECODERS, tiny_decoder, word_tokenizer
 from pellucid.core.tracing import capture
 from pellucid.qa_circuits.ablation import ablating, mean_writes
 from pellucid.qa_circuits.asking import token_ids
 from pellucid.qa_circuits.components import Component
 from pellucid.qa_circuits.prompts import complete, render
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 HEADS = (Component("head", 0, 1), Component("head", 0, 2), Component("head", 2, 3))
 MIXED = (*HEADS, Component("attention", 1), Component("mlp", 0), Component("mlp", 2))
@@ -142,11 +140,7 @@ def test_a_forward_that_broke_off_leaves_nothing_behind() -> None:
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     text = " ".join(render(None, *pair) for pair in ASKED)  # type: ignore[arg-type]
-    split = pre_tokenizers.Whitespace()
-    words = ["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys(word for word, _ in split.pre_tokenize_str(text))]
-    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words[:97])}, unk_token="<unk>"))
-    raw.pre_tokenizer = split
-    return PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", pad_token="<pad>", eos_token="</s>")
+    return word_tokenizer(text)
 
 
 def test_means_are_those_of_the_prompts_one_by_one(tokenizer: Any) -> None:

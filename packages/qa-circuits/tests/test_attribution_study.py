@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pellucid.core.errors import DataError, OptionError
 from pellucid.core.loading import ModelSpec, load
-from pellucid.core.testing import tiny_decoder
+from pellucid.core.testing import tiny_decoder, word_tokenizer
 from pellucid.qa_circuits import attribution_study as study
 from pellucid.qa_circuits.attribution import attribute
 from pellucid.qa_circuits.attribution_study import SourceJob, SourceRow, check_sources, compare_sources
@@ -13,8 +13,6 @@ from pellucid.qa_circuits.baselines import gradient
 from pellucid.qa_circuits.evaluation_sets import Located
 from pellucid.qa_circuits.prompts import render
 from pellucid.qa_circuits.spans import Span
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 QUESTIONS = [
     Located(f"Eve sings. Ben owns {n}. Ben plays the drums.", f"Who owns {n}?", "Ben", (Span(11, 24),))
@@ -26,13 +24,7 @@ QUESTIONS = [
 def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     path: Path = tmp_path_factory.mktemp("tiny")
     text = " ".join(render(None, q.context, q.question) for q in QUESTIONS)  # type: ignore[arg-type]
-    split = pre_tokenizers.Whitespace()
-    words = ["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys(word for word, _ in split.pre_tokenize_str(text))]
-    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words[:97])}, unk_token="<unk>"))
-    raw.pre_tokenizer = split
-    PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
-    ).save_pretrained(path)
+    word_tokenizer(text).save_pretrained(path)
     tiny_decoder("llama").save_pretrained(path)
     return ModelSpec(str(path))
 

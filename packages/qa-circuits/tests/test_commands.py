@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 from pellucid.core.cli import main
-from pellucid.core.testing import tiny_decoder
+from pellucid.core.testing import tiny_decoder, word_tokenizer
 from pellucid.qa_circuits.probes import Probe, write_probes
 from pellucid.qa_circuits.prompts import render
 from pellucid.qa_circuits.registry import read_heads
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 NAMES = ("Rex", "Tom", "Kit", "Max")
 PROBES = [
@@ -25,14 +23,8 @@ PROBES = [
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("work")
     text = " ".join(render(None, p.modified_context, p.question) for p in PROBES)  # type: ignore[arg-type]
-    split = pre_tokenizers.Whitespace()
-    words = ["<pad>", "<s>", "</s>", "<unk>", "Anna", *dict.fromkeys(w for w, _ in split.pre_tokenize_str(text))]
-    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>"))
-    raw.pre_tokenizer = split
     model = path / "model"
-    PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
-    ).save_pretrained(model)
+    word_tokenizer("Anna " + text).save_pretrained(model)
     tiny_decoder("llama").save_pretrained(model)
     write_probes(path / "probes.jsonl", PROBES)
     (path / "document.txt").write_text(PROBES[0].modified_context + " <b>Tom</b> sings.", "utf-8")

@@ -6,14 +6,12 @@ from typing import Any
 import pytest
 from pellucid.core.errors import DataError, OptionError
 from pellucid.core.loading import ModelSpec, load
-from pellucid.core.testing import tiny_decoder
+from pellucid.core.testing import tiny_decoder, word_tokenizer
 from pellucid.qa_circuits import faithfulness as module
 from pellucid.qa_circuits.faithfulness import Conflict, SteeringRow, conflict_of, faithfulness, judge
 from pellucid.qa_circuits.probes import Probe
 from pellucid.qa_circuits.prompts import render
 from pellucid.qa_circuits.steering import Steering, steered_replies
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 NAMES = ["Rex", "Tom", "Kit", "Max", "Leo", "Ian"]
 CONFLICTS = [
@@ -27,13 +25,7 @@ STEERING = Steering(head=(1, 0), layers=(2, 1), mlps=(1,))
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("tiny")
     text = " ".join(render(None, c.context, c.question) for c in CONFLICTS)  # type: ignore[arg-type]
-    split = pre_tokenizers.Whitespace()
-    words = ["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys(word for word, _ in split.pre_tokenize_str(text))]
-    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words[:97])}, unk_token="<unk>"))
-    raw.pre_tokenizer = split
-    PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
-    ).save_pretrained(path)
+    word_tokenizer(text).save_pretrained(path)
     tiny_decoder("llama").save_pretrained(path)
     return path
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from pellucid.core.errors import DataError, OptionError
-from pellucid.core.testing import tiny_decoder
+from pellucid.core.testing import tiny_decoder, word_tokenizer
 from pellucid.qa_circuits.ablation import ablating, mean_writes
 from pellucid.qa_circuits.attribution import attribute
 from pellucid.qa_circuits.components import Component
@@ -14,8 +14,7 @@ from pellucid.qa_circuits.prompts import complete, first_line, render, render_lo
 from pellucid.qa_circuits.spans import ScoredSpan, sentences, tokens_of
 from pellucid.qa_circuits.steering import METHODS, Steering, attributed_prompt, steered_replies
 from pellucid.qa_circuits.upweighting import context_mask, upweighting
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import pre_tokenizers
 
 ASKED = [("Ben owns Rex. Anna is tall.", "Who owns Rex?"), ("Rex barks. Tom lives in Rome. Anna sings.", "Where?")]
 FULL = Steering(head=(1, 2), layers=(0, 2), mlps=(1, 2), beta=5.0, alpha=1.0, spans="sentence", k=1)
@@ -30,13 +29,7 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     text = " ".join(render(None, *pair) for pair in ASKED) + " Most relevant user assistant"  # type: ignore[arg-type]
-    split = pre_tokenizers.Whitespace()
-    words = ["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys(word for word, _ in split.pre_tokenize_str(text))]
-    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words[:97])}, unk_token="<unk>"))
-    raw.pre_tokenizer = split
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="<unk>", pad_token="<pad>", eos_token="</s>", chat_template=TEMPLATE
-    )
+    return word_tokenizer(text, chat_template=TEMPLATE)
 
 
 def replies(model: Any, tokenizer: Any, method: Any, **options: Any) -> list[str]:

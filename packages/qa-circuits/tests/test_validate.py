@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pellucid.core.errors import DataError, OptionError, SweepError
 from pellucid.core.loading import ModelSpec, load
-from pellucid.core.testing import tiny_decoder
+from pellucid.core.testing import tiny_decoder, word_tokenizer
 from pellucid.qa_circuits import validate as module
 from pellucid.qa_circuits.ablation import ablating, mean_writes
 from pellucid.qa_circuits.asking import token_ids
@@ -17,8 +17,6 @@ from pellucid.qa_circuits.probes import Probe
 from pellucid.qa_circuits.prompts import complete, first_line, render
 from pellucid.qa_circuits.qa_data import QAExample
 from pellucid.qa_circuits.validate import ValidationRow, probe_examples, random_like, validate
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 NAMES = ["Rex", "Tom", "Kit", "Max", "Leo"]
 EXAMPLES = [
@@ -33,13 +31,7 @@ CIRCUIT = (Component("head", 0, 1), Component("head", 2, 3), Component("mlp", 1)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("tiny")
     text = " ".join(render(None, e.context, e.question) for e in EXAMPLES)  # type: ignore[arg-type]
-    split = pre_tokenizers.Whitespace()
-    words = ["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys(word for word, _ in split.pre_tokenize_str(text))]
-    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words[:97])}, unk_token="<unk>"))
-    raw.pre_tokenizer = split
-    PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
-    ).save_pretrained(path)
+    word_tokenizer(text).save_pretrained(path)
     tiny_decoder("llama", max_position_embeddings=256).save_pretrained(path)
     return path
 

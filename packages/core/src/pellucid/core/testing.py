@@ -55,3 +55,21 @@ def tiny_decoder(family: str = "llama", *, layers: int = 3, vocabulary: int = 97
                 else:
                     parameter.normal_(std=0.25)
     return model.eval().requires_grad_(False)
+
+
+def word_tokenizer(text: str, **options: Any) -> Any:
+    """A tokenizer of the real class of the words and marks in a text, at most as many as `tiny_decoder` has.
+
+    Args:
+        text: all that is to be told apart; other words become `<unk>`.
+        options: of `PreTrainedTokenizerFast`, such as `chat_template`.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    split = pre_tokenizers.Whitespace()
+    words = dict.fromkeys(["<pad>", "<s>", "</s>", "<unk>", *(word for word, _ in split.pre_tokenize_str(text))])
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(list(words)[:97])}, unk_token="<unk>"))
+    raw.pre_tokenizer = split
+    settings = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"} | options
+    return PreTrainedTokenizerFast(tokenizer_object=raw, **settings)
