@@ -32,7 +32,7 @@ def cluster():
     """A head with its dashboard, and the environment of a user beside it."""
     # Ray's sockets lie below its folder, and a socket's path has at most 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="ray"))
-    ports = {name: free_port() for name in ("gcs", "dashboard", "client")}
+    ports = {name: free_port() for name in ("gcs", "dashboard", "agent", "client")}
     (folder / "token").write_text(uuid.uuid4().hex)
     home = {
         **os.environ,
@@ -43,6 +43,7 @@ def cluster():
     }
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1",
                "--dashboard-host=127.0.0.1", f"--port={ports['gcs']}", f"--dashboard-port={ports['dashboard']}",
+               f"--dashboard-agent-listen-port={ports['agent']}",  # by default one for all Rays of a machine
                "--disable-usage-stats", f"--ray-client-server-port={ports['client']}",
                f"--temp-dir={folder}"]  # fmt: skip
     home["PORTS"] = f"{ports['gcs']} {ports['dashboard']}"
@@ -55,7 +56,7 @@ def cluster():
     finally:
         os.killpg(head.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            head.wait(30)
+            head.wait(5)
         with suppress(ProcessLookupError):
             os.killpg(head.pid, signal.SIGKILL)
         head.wait()

@@ -33,7 +33,7 @@ _CHATTY = (  # what is uploaded, and when a connection closes, is no news
 )
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _NOT_YET = "No available agent"  # what Ray answers while its dashboard is up and no node has reported yet
-_PATIENCE = 120.0  # seconds that such an answer is waited out
+_PATIENCE = 60.0  # seconds that such an answer is waited out
 _LARGEST_FILE = 100_000_000  # bytes of a local file that a command reads
 
 
@@ -166,8 +166,13 @@ def _submitted(asked: "JobSubmissionClient", **what: Any) -> str:
         try:
             return asked.submit_job(**what)
         except Exception as error:
-            if _NOT_YET not in str(error) or time.monotonic() > until:
+            if _NOT_YET not in str(error):
                 raise SubmitError(f"the cluster refuses the job: {_first_line(error)}") from error
+            if time.monotonic() > until:
+                raise SubmitError(
+                    "no node of the cluster takes jobs: another Ray on its machine may hold the agent's port, 52365; "
+                    "start it with --dashboard-agent-listen-port"
+                ) from error
             time.sleep(1)
 
 
