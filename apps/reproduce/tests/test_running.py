@@ -131,6 +131,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     listed = CliRunner().invoke(app, ["--list", "--package", "vit"])
     assert listed.exit_code == 0
     assert "table-7.3" in listed.output
+    assert "hours" in CliRunner().invoke(app, ["--list", "--scale", "paper", "--package", "vit"]).output
     paper = CliRunner().invoke(app, ["table-7.3", "--scale", "paper"])
     assert paper.exit_code == 0
     assert "pellucid vit debias" in paper.output

@@ -17,7 +17,7 @@ def reproduce(
     entry: Ident = None,
     scale: Annotated[str, typer.Option("--scale", help="zoo runs it; paper says how it would be run.")] = "zoo",
     everything: Annotated[bool, typer.Option("--all", help="All entries, one after the other.")] = False,
-    listing: Annotated[bool, typer.Option("--list", help="Show what there is.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="Show what there is, and how long it takes.")] = False,
     package: Annotated[str | None, typer.Option("--package", metavar="NAME", help="Only of this package.")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Folder of runs.")] = Path(
         "runs/reproduce"
@@ -38,7 +38,7 @@ def reproduce(
         raise OptionError(f"--scale {scale!r}: choose zoo or paper")
     some = ENTRIES if package is None else of_package(package)
     if listing:
-        list_entries(some)
+        list_entries(some, scale)
         return
     if (entry is None) == (not everything):
         raise OptionError("give an ID or --all, and not both: pellucid reproduce --list shows what there is")

@@ -13,16 +13,17 @@ from .results_page import quoted, results_page
 from .running import FAILED, Ran, outcomes, run_entry
 
 
-def list_entries(entries: Sequence[Entry]) -> None:
-    """Print a row an entry: what it shows, by which package, and how long it takes."""
+def list_entries(entries: Sequence[Entry], scale: str) -> None:
+    """Print a row an entry: how long it takes at a scale, by which package, and what it shows."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("entry", "shows", "package", "scale zoo", "hours, scale paper", box=None, pad_edge=False)
+    table = Table("entry", "package", "minutes" if scale == "zoo" else "hours", "shows", box=None, pad_edge=False)
     for entry in entries:
-        minutes = sum(step.seconds for step in entry.zoo.steps) / 60 if entry.zoo else 0.0
-        zoo = f"{max(minutes, 0.1):.1f} min" if entry.zoo else "-"
-        table.add_row(entry.id, entry.shows, entry.package, zoo, entry.paper.hours if entry.paper else "-")
+        minutes = sum(step.seconds for step in entry.zoo.steps) / 60 if entry.zoo else None
+        hours = entry.paper.hours if entry.paper else "-"
+        takes = hours if scale == "paper" else "-" if minutes is None else f"{max(minutes, 0.1):.1f}"
+        table.add_row(entry.id, entry.package, takes, entry.shows)
     Console().print(table)
 
 
