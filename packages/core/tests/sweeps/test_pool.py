@@ -66,6 +66,23 @@ def test_the_same_rows_to_the_bit_whatever_the_workers(tmp_path: Path) -> None:
     assert sweep.rows(tmp_path / "2") == rows[0]
 
 
+def meeting(cells: Sequence[Cell], context: Context) -> list[Row]:
+    """One cell, which waits until all others are being computed, too; its value is how many it saw."""
+    folder: Path = context.shared
+    (folder / str(cells[0].number)).touch()
+    until = time.monotonic() + 60
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    return [Row(float(len(list(folder.iterdir()))), [])]
+
+
+def test_no_worker_queues_what_another_could_do(tmp_path: Path) -> None:
+    (tmp_path / "seen").mkdir()
+    sweep = Sweep(meeting, cells(2), version="1", row=Row, shared=tmp_path / "seen", batch=1)
+    assert sweep.run(tmp_path / "ledger", workers=2).done == 2
+    assert [row.value for row in sweep.rows(tmp_path / "ledger")] == [2.0, 2.0]
+
+
 @dataclass(frozen=True)
 class Danger:
     """Which cells kill their worker, how often (marked in `folder`), and where executions leave a line."""
@@ -320,6 +337,7 @@ def test_a_batch_on_which_a_worker_died_travels_alone() -> None:
     fresh = [pool.Unit((0,)), pool.Unit((1,)), pool.Unit((2,))]
     lot = pool._Pool(None, fresh, 4, range(4), "abcd", None)  # type: ignore[arg-type]
     lot._again.append(pool.Unit((3,), deaths=1))
+    lot._brief = True  # so that batches queue
     workers = [pool._Worker(Recorder(), None), pool._Worker(Recorder(), None)]
     sent = lambda: [[unit.places for _, unit in worker.flying] for worker in workers]  # noqa: E731
     lot._hand_out(workers)

@@ -58,13 +58,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class Report:
-    """What a batch tells the driver: counts and peaks, never rows."""
+    """What a batch tells the driver: counts, peaks and time, never rows."""
 
     done: int
     failed: int
     peak_memory: int
     peak_gpu_memory: int
     shared: int = 0  # cells that another driver has finished since this one looked
+    seconds: float = 0.0  # it took to compute
 
     @property
     def cells(self) -> int:
@@ -112,7 +113,7 @@ def run_batch(job: Job, cells: Sequence[Any], keys: Sequence[str], shared: Any, 
 def write_results(job: Job, keys: Sequence[str], results: Sequence[dict[str, Any] | str], seconds: float) -> Report:
     """Write a segment of rows and error texts, with a note of who made it at what cost."""
     failed = sum(isinstance(result, str) for result in results)
-    report = Report(len(results) - failed, failed, *_peaks())
+    report = Report(len(results) - failed, failed, *_peaks(), seconds=seconds)
     meta = {
         "function": job.function,
         "version": job.version,

@@ -19,7 +19,8 @@ log = logging.getLogger("pellucid.sweeps")
 
 RESUBMISSIONS = 3  # of one unit whose worker died
 DEATHS_IN_A_ROW = 5  # on as many different units, with no batch finished in between: it is not the cells' fault
-IN_FLIGHT = 2  # batches a worker has: the one it runs and the next
+IN_FLIGHT = 2  # batches a worker has: the one it runs and, where batches are brief, the next
+BRIEF = 1.0  # seconds: a batch that waits behind a longer one would keep it from a worker that has none
 PATIENCE = 600.0  # seconds to wait for a machine that an autoscaler may yet bring
 _LOOK_AROUND = 10.0  # seconds between two looks at a cluster that gives nothing
 
@@ -110,6 +111,7 @@ class _Pool:
         self._again, self._fresh, self._suspects = deque[Unit](), iter(units), deque[Unit]()
         self._fatal_places: set[tuple[int, ...]] = set()
         self._failed_starts = 0
+        self._brief = False  # whether the last batch was; nobody knows before the first
 
     def run(self, count: int, request: dict[str, float], ours: bool) -> Iterator[Report]:
         """Yield a report for every unit (or a cell of one) as it is finished."""
@@ -149,7 +151,7 @@ class _Pool:
         A suspect travels alone. When a worker dies right after a batch, that batch's answer may be lost with it, and
         the death is charged to it: no harm to a fresh one, which is run again, but the last straw for a suspect.
         """
-        for depth in range(1, IN_FLIGHT + 1):
+        for depth in range(1, 1 + (IN_FLIGHT if self._brief else 1)):
             for worker in workers:
                 if worker.preparing is None and len(worker.flying) < depth and not worker.has_suspect:
                     unit = self._next_unit(alone=not worker.flying)
@@ -191,6 +193,7 @@ class _Pool:
             worker.preparing, self._failed_starts = None, 0
             return
         worker.flying.popleft()
+        self._brief = answer.seconds < BRIEF
         self._fatal_places.clear()
         self._again.extend(self._suspects)
         self._suspects.clear()
