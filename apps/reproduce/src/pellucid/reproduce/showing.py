@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import typer
+from pellucid.core.command_lines import execute
 from pellucid.core.errors import DataError
 from pellucid.core.outfolder import write_file
 
@@ -66,11 +67,12 @@ def show_run(entries: Sequence[Entry], out: Path, page: Path, address: str | Non
         raise DataError(f"{entries[0].id} has no command at scale zoo: {entries[0].why_not}")
     failed: dict[str, Ran] = {}
     well = True
-    for entry in entries:
+    for number, entry in enumerate(entries, 1):
+        typer.echo(f"[{number} of {len(entries)}] {entry.id}: {entry.shows}", err=True)
         if entry.zoo is None:
             typer.echo(f"{entry.id}: no command at scale zoo: {entry.why_not}")
             continue
-        found = run_entry(entry, out, address, failed=failed)
+        found = run_entry(entry, out, address, _told, failed)
         _write(page, results_page(ENTRIES, outcomes(out)))
         typer.echo(f"{found.id}: {found.verdict}{': ' + found.failed if found.failed else ''}")
         for what, value in found.numbers.items():
@@ -78,6 +80,12 @@ def show_run(entries: Sequence[Entry], out: Path, page: Path, address: str | Non
         well = well and found.verdict != FAILED
     typer.echo(f"\nResults: {page}")
     return well
+
+
+def _told(words: Sequence[str]) -> tuple[int, str]:
+    """Run the words after `pellucid`, and say so where people watch."""
+    typer.echo(f"  pellucid {quoted(words)}", err=True)
+    return execute(words)
 
 
 def _write(path: Path, text: str) -> None:

@@ -57,11 +57,16 @@ def takes(argv: Sequence[str], option: str) -> bool:
 
 
 def execute(argv: Sequence[str]) -> tuple[int, str]:
-    """Run a `pellucid` command in a process of its own.
+    """Run a `pellucid` command in a process of its own; what it says of its progress is passed on.
 
     Returns:
         Its exit code, and the last line that it wrote on standard error.
     """
-    done = subprocess.run([sys.executable, "-c", MAIN, *argv], stderr=subprocess.PIPE, text=True, check=False)
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return done.returncode, lines[-1] if lines else ""
+    last = ""
+    command = [sys.executable, "-c", MAIN, *argv]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            last = line.strip() or last
+    return running.returncode, last
