@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from pellucid.core.errors import LedgerError, SweepError
@@ -320,6 +321,17 @@ def test_sweeps_of_a_session_share_one_ray_and_leave_it_at_the_end(tmp_path: Pat
     command = [sys.executable, "script.py"]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True", "False", "False"]
+
+
+def test_our_own_ray_listens_on_this_machine_only() -> None:
+    me = psutil.Process()
+    listening: set[str] = set()
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.Error):  # it may have ended, or be another user's
+            found = [one for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+            listening |= {one.laddr.ip.removeprefix("::ffff:") for one in found}
+    assert "127.0.0.1" in listening
+    assert listening <= {"127.0.0.1", "::1"}
 
 
 class Recorder:
