@@ -1,8 +1,9 @@
 import json
 
 import pytest
-from pellucid.compose.captioned import CaptionedImage, one_caption_each, open_picture, read_captions
+from pellucid.compose.captioned import CaptionedImage, one_caption_each, read_captions
 from pellucid.core.errors import DataError
+from pellucid.core.pictures import open_picture
 
 
 @pytest.fixture
@@ -75,5 +76,5 @@ def test_what_is_wrong_is_said_in_one_line(folder):
     with pytest.raises(DataError, match="cannot be read as jsonl"):
         read_captions(folder)
     (folder / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="UnidentifiedImageError"):
+    with pytest.raises(DataError, match="cannot be read"):
         open_picture(folder / "bad.png")

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from pellucid.compose.captioned import open_picture, read_captions
+from pellucid.compose.captioned import read_captions
 from pellucid.compose.denoising import denoiser_of, encode_captions, picture_latents
 from pellucid.compose.distill import batch_rows, distill
 from pellucid.compose.distill_config import ENTRIES, DistillConfig, distill_entry
@@ -10,6 +10,7 @@ from pellucid.compose.sds import LatentMap, unet_features
 from pellucid.compose.training import chance_of
 from pellucid.core.clips import load_clip
 from pellucid.core.errors import DataError, OptionError
+from pellucid.core.pictures import open_picture
 from pellucid.core.testing_pipelines import tiny_pipeline
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, normalize

@@ -95,7 +95,7 @@ def test_what_cannot_be_encoded_is_told(captioned, tmp_path):
     with pytest.raises(DataError, match=r"lost\.png cannot be read"):
         encode_dataset(pipe, [replace(captioned[0], image=str(tmp_path / "lost.png"))], tmp_path / "out")
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(DataError, match=r"text\.png cannot be read as a picture"):
+    with pytest.raises(DataError, match=r"text\.png cannot be read"):
         encode_dataset(pipe, [replace(captioned[0], image=str(tmp_path / "text.png"))], tmp_path / "out")
     with pytest.raises(DataError, match="encode the pictures with encode_dataset first"):
         load_encoded(tmp_path)

@@ -163,6 +163,16 @@ def test_a_changed_picture_is_another_cell(folder: Path, tmp_path: Path) -> None
     assert not set(keys[0]) & set(keys[1])
 
 
+def test_rows_do_not_depend_on_where_the_pictures_lie(folder: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    here, there = (
+        edit_sweep(replace(job(folder), unrelated=job(place).unrelated), [cases(place)], PLANS).keys
+        for place in (folder, tmp_path)
+    )
+    assert here == there
+
+
 def test_what_cannot_be_studied_says_so(folder: Path) -> None:
     with pytest.raises(OptionError, match="method 'rome'"):
         Plan("rome")  # type: ignore[arg-type]

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from pellucid.core.testing_multimodal import FAMILIES, tiny_multimodal
 from pellucid.mllm_edit.inputs import aligned, prepare
 from pellucid.mllm_edit.prompts import Style
 from pellucid.mllm_edit.questions import VisualQuestion
-from pellucid.mllm_edit.viewing import open_image
 from PIL import Image
 
 ONE = VisualQuestion("a.png", "Which mill belongs to this person?", "this person", answers=("the red mill",))
@@ -154,24 +152,9 @@ def test_a_language_model_reads_no_pictures() -> None:
         prepare(model, [ONE])
 
 
-def test_pictures_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_that_cannot_be_read() -> None:
     with pytest.raises(DataError, match="cannot be read"):
         prepare(loaded(), [ONE])
-    text = tmp_path / "text.png"
-    text.write_text("no picture")
-    cut = tmp_path / "cut.png"
-    pictures()[0].save(cut)
-    cut.write_bytes(cut.read_bytes()[:200])
-    for path in (text, cut, tmp_path):
-        with pytest.raises(DataError, match="cannot be read") as raised:
-            open_image(path)
-        assert "\n" not in str(raised.value)
-    whole = tmp_path / "whole.png"
-    pictures()[0].convert("P").save(whole)
-    assert open_image(whole).mode == "RGB"
-    monkeypatch.setattr("pellucid.mllm_edit.viewing.MOST_PIXELS", 100)
-    with pytest.raises(DataError, match="31 x 20 pixels, more than 100"):
-        open_image(whole)
 
 
 def test_a_space_that_is_a_token_belongs_to_the_word_after_it() -> None:

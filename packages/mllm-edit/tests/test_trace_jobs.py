@@ -12,7 +12,7 @@ from pellucid.core.testing_multimodal import LAYERS, tiny_multimodal
 from pellucid.mllm_edit.answering import generate_answers
 from pellucid.mllm_edit.corruption import replacement_probe
 from pellucid.mllm_edit.questions import VisualQuestion
-from pellucid.mllm_edit.trace_jobs import RANDOM, TraceJob, TraceRow, mean_effects, phrases_of, trace_sweep
+from pellucid.mllm_edit.trace_jobs import RANDOM, Asked, TraceJob, TraceRow, mean_effects, phrases_of, trace_sweep
 from pellucid.mllm_edit.tracing import KINDS, Restoration, multimodal_causal_trace, restored_probabilities
 from PIL import Image
 
@@ -133,6 +133,17 @@ def test_another_picture_in_the_same_file_is_another_cell(folder: Path, tmp_path
     Image.effect_noise((20, 20), 10).convert("RGB").save(tmp_path / "c.png")
     assert trace_sweep(job, [question]).keys != before
     assert trace_sweep(replace(job, rows=4), [question]).keys == trace_sweep(job, [question]).keys
+
+
+@pytest.mark.parametrize("asked", ["picture", "words"])
+def test_rows_do_not_depend_on_where_the_pictures_lie(folder: Path, tmp_path: Path, asked: Asked) -> None:
+    question = questions(folder)[1]
+    (tmp_path / "moved.png").write_bytes(Path(question.image).read_bytes())
+    moved = replace(question, image=str(tmp_path / "moved.png"))
+    other = replace(question, image=questions(folder)[0].image)
+    job = TraceJob(ModelSpec(str(folder / "llava")), asked=asked)
+    assert trace_sweep(job, [question]).keys == trace_sweep(job, [moved]).keys
+    assert len(set(trace_sweep(job, [question, other]).keys)) == 2
 
 
 def test_means_over_questions() -> None:

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from pellucid.compose.captioned import CaptionedImage, open_picture
+from pellucid.compose.captioned import CaptionedImage
 from pellucid.compose.denoising import encode_captions, picture_latents
 from pellucid.compose.diffusion_score import diffusion_scores
 from pellucid.compose.latents import encode_dataset
 from pellucid.compose.plain_diffusion_score import plain_diffusion_scores
 from pellucid.compose.train_projection import ProjectionTraining, train_projection
+from pellucid.core.pictures import open_picture
 from pellucid.core.pipelines import PipelineSpec, load_pipeline
 from pellucid.core.report import Table
 from pellucid.zoo.world import Scene, Thing, caption

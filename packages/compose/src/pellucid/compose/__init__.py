@@ -21,8 +21,6 @@ _HOMES = {
     "distill_entry": "distill_config",
     "distill_sweep": "jobs",
     "encode_dataset": "latents",
-    "fid": "image_scores",
-    "frechet_distance": "image_scores",
     "judge_votes": "votes",
     "load_judge": "blip_vqa",
     "load_projection": "projection",

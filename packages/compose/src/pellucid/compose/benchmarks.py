@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.core.errors import DataError
 from pellucid.core.outfolder import write_file
+from pellucid.core.pictures import open_picture
 
-from .captioned import open_picture, read_json, read_table, text_of
+from .captioned import read_json, read_table, text_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image

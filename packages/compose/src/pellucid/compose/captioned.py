@@ -5,14 +5,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pellucid.core.errors import DataError
+from pellucid.core.pictures import SUFFIXES
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 TABLES = ("captions.jsonl", "metadata.jsonl", "captions.csv", "annotations.parquet", "annotations.csv")
 _IMAGE, _CAPTION = ("image", "file", "file_name", "picture"), ("caption", "text", "prompt")
 
@@ -71,21 +68,6 @@ def one_caption_each(captioned: Iterable[CaptionedImage]) -> list[CaptionedImage
     for item in captioned:
         found.setdefault(item.image, item)
     return list(found.values())
-
-
-def open_picture(path: str | Path) -> "Image":
-    """Read a picture whole, as red, green and blue.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as a picture ({type(error).__name__}): replace it") from error
 
 
 def read_json(path: Path) -> Any:

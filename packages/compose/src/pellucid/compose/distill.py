@@ -10,11 +10,12 @@ import torch
 from pellucid.core.clips import Clip
 from pellucid.core.errors import DataError, OptionError
 from pellucid.core.outfolder import write_file
+from pellucid.core.pictures import open_picture
 from pellucid.core.sweeps import digest
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from .captioned import CaptionedImage, open_picture
+from .captioned import CaptionedImage
 from .denoising import Denoiser, Said, denoiser_of, encode_captions, picture_latents
 from .distill_config import DistillConfig
 from .latents import Encoded, dataset_digest, encode_dataset

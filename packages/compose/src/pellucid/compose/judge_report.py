@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from pellucid.core.clips import load_clip
 from pellucid.core.errors import DataError, OptionError
+from pellucid.core.frechet import clip_features, fid
+from pellucid.core.pictures import open_picture
 from pellucid.core.pipelines import PipelineSpec, load_pipeline
 from pellucid.core.report import Figure, Report, Section, Table
 from pellucid.core.statistics import bootstrap_mean
 
 from .blip_vqa import load_judge
-from .captioned import CaptionedImage, open_picture, read_captions
+from .captioned import CaptionedImage, read_captions
 from .curation import CurationJob, curation_sweep, write_curated
 from .figures import contributions_figure, pictures_figure, unintended_figure
 from .generation import Sampling
-from .image_scores import clip_features, fid
 from .prompts_data import templated
 from .reweighting import Reweighting, reweighted
 from .text_contributions import contribution_map, pipeline_encoders, unintended_attention

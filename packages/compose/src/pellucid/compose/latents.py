@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pellucid.core.errors import DataError, ModelError
 from pellucid.core.outfolder import write_file
+from pellucid.core.pictures import open_picture
 from pellucid.core.progress import progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from .captioned import CaptionedImage, open_picture
+from .captioned import CaptionedImage
 from .denoising import Said, encode_captions, picture_latents
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from pellucid.core.clips import Clip, embed_images, embed_texts
 from pellucid.core.errors import DataError, OptionError
+from pellucid.core.pictures import SUFFIXES, open_picture
 from pellucid.core.progress import progress
 from pellucid.core.statistics import Estimate, bootstrap_mean
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .captioned import SUFFIXES, open_picture, read_json, read_table, text_of
+from .captioned import read_json, read_table, text_of
 
 TEMPLATE = "a photo of a {}."
 NAMES = "classes.json"

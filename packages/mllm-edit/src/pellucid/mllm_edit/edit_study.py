@@ -1,18 +1,18 @@
 """Edits compared: methods, layers and strengths over many facts, as a sweep (thesis 6.4.2, 6.4.3)."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from pellucid.core.errors import DataError, OptionError
 from pellucid.core.loading import ModelSpec
 from pellucid.core.multimodal import LoadedMultimodal, load_multimodal
+from pellucid.core.pictures import PictureFile, picture_file
 from pellucid.core.statistics import Estimate, bootstrap_difference, bootstrap_mean
 from pellucid.core.sweeps import Context, Sweep
+from pellucid.core.sweeps.keys import digest
 
 from .edit_metrics import KINDS, EditCase, EditScores, Kind, accuracies, edit_scores
 from .figures import Strength
@@ -71,29 +71,29 @@ class EditJob:
         steps: of fine-tuning.
         rate: of bounded fine-tuning.
         style: how prompts are written.
-        pictures: hash of the unrelated questions' pictures; see `edit_job`.
+        content: SHA-256 of the unrelated questions and their pictures' files; see `edit_job`.
         normalisation: of answers; see `vqa_accuracy`.
         batch: questions at once; it does not change results beyond rounding.
     """
 
     model: ModelSpec
-    unrelated: tuple[VisualQuestion, ...]
+    unrelated: tuple[VisualQuestion, ...] = field(compare=False)
     search: Search = DEFAULT_SEARCH
     steps: int = STEPS
     rate: float = RATE
     style: Style = DEFAULT_STYLE
-    pictures: str = ""
+    content: str = ""
     normalisation: str = NORMALISATION
     batch: int = field(default=32, compare=False)
 
 
 @dataclass(frozen=True)
 class EditCell:
-    """A set of facts that are taught to one model, and how. `pictures` is the hash of their pictures' files."""
+    """A set of facts that are taught to one model, and how; `content` is SHA-256 of the facts and pictures' files."""
 
-    cases: tuple[EditCase, ...]
+    cases: tuple[EditCase, ...] = field(compare=False)
     plan: Plan
-    pictures: str
+    content: str
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def edit_job(model: ModelSpec, unrelated: Sequence[VisualQuestion], **fields: An
     """
     if not unrelated:
         raise DataError("there is no unrelated question to measure specificity by: give some")
-    return EditJob(model, tuple(unrelated), pictures=_digest(q.image for q in unrelated), **fields)
+    return EditJob(model, tuple(unrelated), content=digest([_by_content(one) for one in unrelated]), **fields)
 
 
 def edit_sweep(
@@ -176,10 +176,12 @@ def edit_sweep(
     ways = (UNTOUCHED, *plans)
     cells = []
     for cases in sets:
-        pictures = _digest(name for case in cases for name in (case.question.image, *case.pictures))
-        cells += [EditCell(tuple(cases), plan, pictures) for plan in ways]
+        content = digest(
+            [(_by_content(case.question), [picture_file(name) for name in case.pictures]) for case in cases]
+        )
+        cells += [EditCell(tuple(cases), plan, content) for plan in ways]
     # One set a batch: its values are found once a layer, whatever the strengths.
-    return Sweep(_edit, cells, version="1", row=EditRow, shared=job, setup=_load, batch=len(ways), **options)
+    return Sweep(_edit, cells, version="2", row=EditRow, shared=job, setup=_load, batch=len(ways), **options)
 
 
 def outcomes(pairs: Sequence[tuple[EditCell, EditRow]], seed: int = 0) -> list[Outcome]:
@@ -322,11 +324,5 @@ def _values(job: EditJob, state: _State, cases: tuple[EditCase, ...], plan: Plan
     return found
 
 
-def _digest(pictures: Iterator[str]) -> str:
-    hasher = hashlib.sha256()
-    for name in pictures:
-        try:
-            hasher.update(hashlib.sha256(Path(name).read_bytes()).digest())
-        except OSError as error:
-            raise DataError(f"the picture {name} cannot be read ({type(error).__name__}): give its path") from error
-    return hasher.hexdigest()
+def _by_content(question: VisualQuestion) -> tuple[VisualQuestion, PictureFile]:
+    return replace(question, image=""), picture_file(question.image)

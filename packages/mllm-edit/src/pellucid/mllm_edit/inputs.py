@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from pellucid.core.errors import DataError, ModelError
 from pellucid.core.loading import Loaded
 from pellucid.core.multimodal import LoadedMultimodal
+from pellucid.core.pictures import open_picture
 from torch import Tensor
 
 from .contributions import Places
 from .prompts import DEFAULT_STYLE, Prompt, Style, image_token, render
 from .questions import VisualQuestion
-from .viewing import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -131,7 +131,7 @@ def _pictures(
     without = [question.question for question in questions if not question.image]
     if without:
         raise DataError(f"the question {without[0]!r} has no picture, and others of its batch have: keep them apart")
-    return [open_image(question.image) for question in questions]
+    return [open_picture(question.image) for question in questions]
 
 
 def _processed(loaded: Answerer, prompts: Sequence[Prompt], pictures: "list[Image] | None") -> dict[str, Tensor]:

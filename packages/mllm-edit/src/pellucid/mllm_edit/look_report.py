@@ -9,6 +9,7 @@ from pellucid.core.errors import DataError
 from pellucid.core.loading import ModelSpec
 from pellucid.core.model_options import Running
 from pellucid.core.multimodal import load_multimodal
+from pellucid.core.pictures import open_picture
 from pellucid.core.report import Figure, Report, Section, Table
 from pellucid.core.statistics import Estimates, bootstrap_means
 
@@ -17,7 +18,6 @@ from .looking import LookRow, look
 from .patches import patch_grid, seen_picture
 from .prediction import Prediction, predict_correctness
 from .questions import VisualQuestion
-from .viewing import open_image
 
 SHOWN = 4  # layers laid on the picture
 
@@ -130,7 +130,7 @@ def _pictures(spec: ModelSpec, questions: Sequence[VisualQuestion], rows: Sequen
 
     layers = sorted({round(place * (len(table) - 1) / (SHOWN - 1)) for place in range(SHOWN)})
     processor: Any = loaded.processor
-    shown = seen_picture(open_image(first.image), processor.image_processor)
+    shown = seen_picture(open_picture(first.image), processor.image_processor)
     maps = {f"layer {layer}": grid.lay(from_numpy(table[layer])).numpy() for layer in layers}
     alt = f"The picture and {len(layers)} maps."
     figures.append(

@@ -1,8 +1,7 @@
 """What attention moves for each question, with the model's answer: a sweep that contributions and predictions share."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pellucid.core.loading import ModelSpec
 from pellucid.core.model_options import Running
 from pellucid.core.multimodal import LoadedMultimodal, load_multimodal
 from pellucid.core.multimodal_anatomy import language_anatomy
+from pellucid.core.pictures import PictureFile, picture_file
 from pellucid.core.sweeps import Context, Sweep
 
 from .answering import generate_answers
@@ -32,10 +32,10 @@ class LookJob:
 
 @dataclass(frozen=True)
 class LookCell:
-    """One question; `picture` is the hash of its file."""
+    """A question without the path of its picture, and that picture."""
 
     question: VisualQuestion
-    picture: str
+    picture: PictureFile
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ def look(spec: ModelSpec, questions: Sequence[VisualQuestion], ledger: Path, run
     for one in questions:
         if not one.visual:
             raise DataError(f"the question {one.question!r} has no visual constraint: give one")
-    cells = [LookCell(one, _hash(one.image)) for one in questions]
+    cells = [LookCell(replace(one, image=""), picture_file(one.image)) for one in questions]
     job = LookJob(spec.resolved())
     sweep: Sweep[Any, Any] = Sweep(
-        _look, cells, version="1", row=LookRow, shared=job, setup=_load, batch=BATCH, cpus=running.cpus,
+        _look, cells, version="2", row=LookRow, shared=job, setup=_load, batch=BATCH, cpus=running.cpus,
         gpus=running.gpus,
     )  # fmt: skip
     summary = sweep.run(ledger, running.workers, address=running.address)
@@ -88,20 +88,13 @@ def look(spec: ModelSpec, questions: Sequence[VisualQuestion], ledger: Path, run
     return list(sweep.rows(ledger))
 
 
-def _hash(image: str) -> str:
-    try:
-        return hashlib.sha256(Path(image).read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"the picture {image} cannot be read ({type(error).__name__}): give its path") from error
-
-
 def _load(job: LookJob) -> LoadedMultimodal:
     return load_multimodal(job.model)
 
 
 def _look(cells: Sequence[LookCell], context: Context) -> list[LookRow]:
     loaded: LoadedMultimodal = context.state
-    questions = [cell.question for cell in cells]
+    questions = [replace(cell.question, image=cell.picture.path) for cell in cells]
     inputs = prepare(loaded, questions)
     anatomy = language_anatomy(loaded.model)
     seen = transfers(loaded.model, anatomy, inputs.model_inputs, [row.places for row in inputs.rows])

@@ -1,10 +1,9 @@
 """Tracing as a sweep: one cell a question, so that adding questions recomputes nothing."""
 
-import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ import numpy as np
 from pellucid.core.errors import DataError, OptionError
 from pellucid.core.loading import ModelSpec, load
 from pellucid.core.multimodal import load_multimodal
+from pellucid.core.pictures import PictureFile, picture_file
 from pellucid.core.statistics import Estimates, bootstrap_means
 from pellucid.core.sweeps import Context, Sweep
 from pellucid.core.sweeps.keys import cell_seed, digest
@@ -72,10 +72,10 @@ class TraceJob:
 
 @dataclass(frozen=True)
 class TraceCell:
-    """One question. `picture` is the hash of the picture's file; `answer` empty follows the model's own answer."""
+    """A question without the path of its picture, and that picture; an empty answer follows the model's own."""
 
     question: VisualQuestion
-    picture: str
+    picture: PictureFile
     answer: str = ""
 
 
@@ -142,10 +142,10 @@ def trace_sweep(
             raise DataError(f"the question {question.question!r} has no visual constraint to trace: give one")
     said = [""] * len(questions) if answers is None else list(answers)
     cells = [
-        TraceCell(question, "" if job.asked != "picture" else _hash(question.image), answer)
+        TraceCell(replace(question, image=""), _picture(job, question), answer)
         for question, answer in zip(questions, said, strict=True)
     ]
-    return Sweep(_trace, cells, version="1", row=TraceRow, shared=job, setup=_load, batch=1, **options)
+    return Sweep(_trace, cells, version="2", row=TraceRow, shared=job, setup=_load, batch=1, **options)
 
 
 def mean_effects(rows: Sequence[TraceRow], kind: Kind, seed: int = 0) -> dict[str, Estimates]:
@@ -164,11 +164,11 @@ def mean_effects(rows: Sequence[TraceRow], kind: Kind, seed: int = 0) -> dict[st
     return {name: bootstrap_means([table[name] for table in tables if name in table], seed) for name in names}
 
 
-def _hash(image: str) -> str:
-    try:
-        return hashlib.sha256(Path(image).read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"the picture {image} cannot be read ({type(error).__name__}): give its path") from error
+def _picture(job: TraceJob, question: VisualQuestion) -> PictureFile:
+    """In words the picture is not looked at, but tells apart what is asked of two pictures of one entity."""
+    if job.asked == "picture" or Path(question.image).is_file():
+        return picture_file(question.image)
+    return PictureFile()
 
 
 def _load(job: TraceJob) -> Answerer:
@@ -182,7 +182,8 @@ def _trace(cells: Sequence[TraceCell], context: Context) -> list[TraceRow]:
 def _traced(job: TraceJob, loaded: Answerer, cell: TraceCell) -> TraceRow:
     # Drawn from the cell, not from its key: traces with other windows get the same phrases and the same noise.
     seed = cell_seed(digest(cell))
-    question = cell.question if job.asked == "picture" else in_words(cell.question)
+    seen = replace(cell.question, image=cell.picture.path)
+    question = seen if job.asked == "picture" else in_words(cell.question)
     answer = cell.answer or generate_answers(loaded, [question], style=job.style)[0].text
     if not answer:
         raise DataError(f"the model answers nothing to {question.question!r}: give an answer to follow")

@@ -16,7 +16,6 @@ _HOMES = {
     "dropped": "neurons",
     "edit_all_layers": "locoedit",
     "encoder_positions": "positions",
-    "fid": "evaluation",
     "generate": "pellucid.core.generation",
     "locogen_images": "locogen",
     "locogen_search": "locogen",

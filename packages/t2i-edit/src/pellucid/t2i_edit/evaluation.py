@@ -1,4 +1,4 @@
-"""What an edit does: scores before and after on what it is for and on what it should leave alone, and FID."""
+"""What an edit does: scores before and after on what it is for and on what it should leave alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -6,21 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from pellucid.core.errors import DataError, ModelError, OptionError
+from pellucid.core.errors import DataError, OptionError
 from pellucid.core.scorers import Pictures, Scorer, check_pictures
 from pellucid.core.statistics import Estimate, bootstrap_difference, bootstrap_mean
-from torch import Tensor, nn
 
 from .concepts import ConceptPrompts
 
 Wanted = Literal["down", "up", "same"]
 Draw = Callable[[Sequence[str], Sequence[int]], Pictures]
 """From prompts and one seed for each to pictures, with the model as it is at the time of the call."""
-
-_FID_BATCH = 64
-_INCEPTION = 2048  # the features of the usual FID
 
 
 @dataclass(frozen=True)
@@ -216,72 +210,3 @@ def evaluate(
         for name, scorer in scorers.items():
             found[name].append(score_change(group, clean, after, scorer, seed=seed))
     return {name: tuple(changes) for name, changes in found.items()}
-
-
-def fid(clean: Pictures, edited: Pictures, features: "nn.Module | Literal['inception']") -> float:
-    """Return the Fréchet distance between two sets of pictures' features, by torchmetrics.
-
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), with the means m and unbiased covariances S of features. It is biased
-    upwards for few pictures: compare only distances from equal numbers, and with the distance between two clean sets.
-
-    Args:
-        clean: (n, h, w, 3), n >= 2.
-        edited: (m, h, w, 3), m >= 2.
-        features: a network from (batch, 3, h, w) bytes to (batch, d) features. "inception" is the usual one: its
-            weights are fetched from outside, so it is used only on request, and needs the package torch-fidelity.
-
-    Raises:
-        DataError: pictures are of the wrong type, or fewer than two on a side.
-        OptionError: the network does not give (batch, d).
-        ModelError: the Inception network cannot be had, or features are not finite.
-    """
-    for pictures in (clean, edited):
-        check_pictures(pictures)
-        if len(pictures) < 2:
-            raise DataError(f"FID of {len(pictures)} pictures: covariances need two on each side at least")
-    metric = _frechet(features, clean)
-    for pictures, real in ((clean, True), (edited, False)):
-        for start in range(0, len(pictures), _FID_BATCH):
-            metric.update(_channels_first(pictures[start : start + _FID_BATCH]), real=real)
-    return float(metric.compute())
-
-
-class _Features(nn.Module):
-    """A caller's network in float64, which tells torchmetrics its width (or that would try it on random pictures)."""
-
-    def __init__(self, network: nn.Module, sample: Tensor) -> None:
-        super().__init__()
-        self.network = network
-        self.device = next((weight.device for weight in network.parameters()), sample.device)
-        self.num_features = self(sample).shape[1]
-
-    @torch.no_grad()
-    def forward(self, pictures: Tensor) -> Tensor:
-        found = self.network(pictures.to(self.device))
-        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(pictures):
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise OptionError(f"the features of {len(pictures)} pictures are {shape}: the network must give (batch, d)")
-        if not torch.isfinite(found).all():
-            raise ModelError("features of some pictures are not finite: the network is broken, or wants other input")
-        return found.double().cpu()
-
-
-def _frechet(features: "nn.Module | Literal['inception']", pictures: Pictures) -> Any:
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    if isinstance(features, nn.Module):
-        return FrechetInceptionDistance(feature=_Features(features, _channels_first(pictures[:1])))
-    if features != "inception":
-        raise OptionError(f"features are {features!r}: give a network, or 'inception'")
-    try:
-        return FrechetInceptionDistance(feature=_INCEPTION)
-    except Exception as error:  # a package that is missing, no network, or a file that was cut off
-        line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(
-            f"the Inception network cannot be had ({line}): pip install torch-fidelity and connect, "
-            "or give a network of your own for the features"
-        ) from error
-
-
-def _channels_first(pictures: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))

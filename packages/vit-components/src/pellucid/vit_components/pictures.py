@@ -4,16 +4,12 @@ import csv
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pellucid.core.errors import DataError
+from pellucid.core.pictures import SUFFIXES
 
 from .layouts import WATERBIRDS, synset_names, waterbirds_rows
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 ANNOTATIONS = ("annotations.parquet", "annotations.csv")
 
 
@@ -67,7 +63,7 @@ def read_pictures(folder: Path, split: str | None = None) -> Pictures:
         rows = [row for row in rows if row.get("split") == split]
     if not rows:
         which = f" of the split {split!r}" if split else ""
-        raise DataError(f"{folder} has no pictures{which}: give a folder with {', '.join(_SUFFIXES)}")
+        raise DataError(f"{folder} has no pictures{which}: give a folder with {', '.join(SUFFIXES)}")
     missing = [row["file"] for row in rows if not (folder / row["file"]).is_file()]
     if missing:
         raise DataError(f"{table or folder} names {missing[0]} ({len(missing)} such), which is not there: put it there")
@@ -76,23 +72,8 @@ def read_pictures(folder: Path, split: str | None = None) -> Pictures:
     return Pictures(tuple(folder / row["file"] for row in rows), tuple(row["file"] for row in rows), labels)
 
 
-def open_picture(path: Path) -> "Image":
-    """Read a picture whole.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as a picture ({type(error).__name__}): replace it") from error
-
-
 def _listed(folder: Path) -> list[dict[str, str]]:
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     names = synset_names(folder)
     rows = []
     for path in files:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 from pellucid.core.errors import DataError, OptionError
+from pellucid.core.pictures import open_picture
 from pellucid.core.progress import progress
 from pellucid.core.report import Figure, Report, Section, Table
 
 from .features import Feature, named, read_features
 from .heatmaps import heat_maps
 from .options import Source
-from .pictures import open_picture
 from .retrieval import top_components
 from .scoring import component_scores
 from .segmentation import measure

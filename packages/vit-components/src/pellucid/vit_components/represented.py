@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from pellucid.core.pictures import open_picture
 from pellucid.core.sweeps import Context, Sweep
 
 from .encoders import VisionModel
-from .pictures import Pictures, open_picture
+from .pictures import Pictures
 from .representations import representation_of
 from .store import Picture, Setting, cells_of, decoded, encoded, load_again, rows_of
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 from pellucid.core.errors import OptionError
+from pellucid.core.pictures import open_picture
 from pellucid.core.report import Figure, Report, Section, Table
 
 from .features import Feature, named, read_features
 from .mapped import Mapped
 from .options import Source
-from .pictures import Pictures, open_picture
+from .pictures import Pictures
 from .retrieval import by_picture, by_text, top_components
 from .scoring import component_scores
 from .sheets import retrieval_sheet

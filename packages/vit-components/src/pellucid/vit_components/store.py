@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from pellucid.core.errors import DataError, ModelError
+from pellucid.core.pictures import open_picture
 from pellucid.core.sweeps import Context, Sweep
 
 from .components import Component
 from .decompose import rep_decompose
 from .encoders import VisionModel, load_vision
-from .pictures import Pictures, open_picture
+from .pictures import Pictures
 
 
 @dataclass(frozen=True)
