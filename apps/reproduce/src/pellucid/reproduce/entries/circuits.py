@@ -11,28 +11,28 @@ _MODEL = "--model zoo:smollm2"
 PROBES = step(
     "circuits-probes",
         f"circuits probes {_MODEL} --kind copy -n 32 --longest 4 --out"
-        f" {{out}}/circuits-probes.jsonl", 150,
+        f" {{out}}/circuits-probes.jsonl", 45,
     reports=False,
 )  # fmt: skip
-COPY = step("circuits-copy", f"circuits extract {_MODEL} --probes {{out}}/circuits-probes.jsonl --workers 2", 150)
+COPY = step("circuits-copy", f"circuits extract {_MODEL} --probes {{out}}/circuits-probes.jsonl --workers 2", 130)
 HEADS = step(
     "circuits-heads",
-    f"circuits heads {_MODEL} --probes {{out}}/circuits-probes.jsonl --circuit {{out}}/circuits-copy --by accuracy", 40,
+    f"circuits heads {_MODEL} --probes {{out}}/circuits-probes.jsonl --circuit {{out}}/circuits-copy --by accuracy", 20,
 )  # fmt: skip
 CUT = step(
     "circuits-cut",
     f"circuits validate {_MODEL} --circuit {{out}}/circuits-copy --probes {{out}}/circuits-probes.jsonl -n 16"
-    " --workers 2", 70,
+    " --workers 2", 55,
 )  # fmt: skip
 _HEAD = "--heads {out}/circuits-heads/heads.json"
 SOURCES = step(
     "circuits-sources",
     f"circuits evaluate {_MODEL} --probes {{out}}/circuits-probes.jsonl {_HEAD} --methods"
-    " self,iterative,gradient -n 16 --rel-score", 250,
+    " self,iterative,gradient -n 16 --rel-score", 110,
 )  # fmt: skip
 STEERED = step(
     "circuits-steered",
-    f"circuits steer {_MODEL} --probes {{out}}/circuits-probes.jsonl {_HEAD} --methods attributed --workers 2", 80,
+    f"circuits steer {_MODEL} --probes {{out}}/circuits-probes.jsonl {_HEAD} --methods attributed --workers 2", 60,
 )  # fmt: skip
 
 _LLMS = {

@@ -12,13 +12,13 @@ _SETS = "{out}/compose-sets"
 _PROMPT = "a yellow star and a purple moon"  # the first of prompts.txt
 
 SETS = step(
-    "compose-sets", f"zoo dataset compositions --train 800 --validation 200 --test 200 --out {_SETS}", 60, reports=False
+    "compose-sets", f"zoo dataset compositions --train 800 --validation 200 --test 200 --out {_SETS}", 5, reports=False
 )
 SCORE = step(
     "compose-score",
     f"compose score --cases {_SETS}/cases.jsonl --clip {_CLIP} --model {_SD} --classes"
     f" {_SETS}/classes --samples 10 -n 60",
-    150,
+    25,
 )
 
 
@@ -27,19 +27,19 @@ def _distil(name: str, method: str) -> Step:
         f"compose-{name}",
         f"compose distill --clip {_CLIP} --model {_SD} --captions {_SETS}/train --method {method} --steps 150"
         f" --cases {_SETS}/cases.jsonl --classes {_SETS}/classes",
-        150,
+        50,
     )
 
 
 SDS, PLAIN = _distil("sds", "sds"), _distil("contrastive", "contrastive")
-LOOKS = step("compose-looks", f"compose contributions --model {_SD} --prompts {_SETS}/prompts.txt -n 100", 15)
+LOOKS = step("compose-looks", f"compose contributions --model {_SD} --prompts {_SETS}/prompts.txt -n 100", 20)
 
 
 def _project(name: str, method: str) -> Step:
     return step(
         f"compose-{name}",
         f"compose train-projection --model {_SD} --captions {_SETS}/train --method {method} --steps 300 --rate 1e-4",
-        180,
+        30,
     )
 
 
@@ -51,7 +51,7 @@ def _draw(name: str, taus: str) -> Step:
         f"compose-drawn-{name}",
         f"compose generate --model {_SD} --projection {{out}}/compose-{name} --prompts {_SETS}/prompts.txt -n 16"
         f" --seeds 2 --taus {taus} {_DRAW}",
-        90,
+        20,
     )
 
 
@@ -59,13 +59,13 @@ DRAWN, DRAWN_CLP = _draw("wiclp", "0.2,0.5,0.8"), _draw("clp", "0.2")
 OWN = step(
     "compose-own",
     f"compose curate --model {_SD} --prompts {_SETS}/prompts.txt -n 1 --seeds 40 --keep 10"
-    f" --scorer tinyworld {_DRAW}", 60,
+    f" --scorer tinyworld {_DRAW}", 20,
 )  # fmt: skip
 EMBEDDING = step(
     "compose-embedding",
     f'compose optimise-embedding --model {_SD} --captions {{out}}/compose-own/kept --caption "{_PROMPT}"'
     f" --scorer tinyworld --steps 100 --seeds 8 {_DRAW}",
-    90,
+    25,
 )
 
 _SD14, _SD15 = "CompVis/stable-diffusion-v1-4", "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -141,7 +141,7 @@ def _judged(name: str, drawn: Step, arm: str) -> Step:
         f"compose evaluate --pictures {{out}}/{drawn.name}/pictures/{arm} --against"
         f" {{out}}/{drawn.name}/pictures/{_BASE}"
         f" --scorer tinyworld --reference {_SETS}/train --features {_CLIP}",
-        40,
+        15,
     )
 
 

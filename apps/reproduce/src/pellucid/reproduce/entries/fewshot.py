@@ -10,39 +10,39 @@ _DINO = "timm:vit_small_patch16_224.dino"
 _META = "omniglot,aircraft,cu_birds,dtd,quickdraw,fungi,vgg_flower,traffic_sign,mscoco"
 _META_DATA = "Meta-Dataset's nine data sets, its splits"
 
-DIGITS = step("fewshot-digits", "fewshot extract --images digits --tasks 200", 55)
-MNIST = step("fewshot-mnist5k", "fewshot extract --images zoo:mnist5k --tasks 200", 60)
-ANIMALS = step("fewshot-animals", "fewshot extract --images zoo:animals --tasks 200", 30)
-GREEDY = step("fewshot-greedy", "bench fewshot -n 50 --slow 3 --many 200", 240)
+DIGITS = step("fewshot-digits", "fewshot extract --images digits --tasks 200", 15)
+MNIST = step("fewshot-mnist5k", "fewshot extract --images zoo:mnist5k --tasks 200", 15)
+ANIMALS = step("fewshot-animals", "fewshot extract --images zoo:animals --tasks 200", 15)
+GREEDY = step("fewshot-greedy", "bench fewshot -n 50 --slow 3 --many 200", 50)
 JUDGED = step(
     "fewshot-judged",
     "fewshot evaluate --images zoo:mnist5k --tasks"
     " {out}/fewshot-mnist5k/default.parquet,{out}/fewshot-mnist5k/hard.parquet"
     " --backbones pixels,conv4:64/28=random --methods prototype,linear",
-    120,
+    20,
 )
 JUDGED_ANIMALS = step(
     "fewshot-judged-animals",
     "fewshot evaluate --images zoo:animals --tasks"
     " {out}/fewshot-animals/default.parquet,{out}/fewshot-animals/hard.parquet"
     " --backbones pixels,conv4:64/28=random --methods prototype,linear",
-    120,
+    20,
 )
 VIEWS = step(
-    "fewshot-views", "zoo dataset views --train 0 --validation 0 --test 1600 --size 32 --out {out}/fewshot-views", 40,
+    "fewshot-views", "zoo dataset views --train 0 --validation 0 --test 1600 --size 32 --out {out}/fewshot-views", 5,
     reports=False,
 )  # fmt: skip
-VIEWS_POOL = step("fewshot-views-pool", "fewshot embed --images {out}/fewshot-views/images/test", 20)
+VIEWS_POOL = step("fewshot-views-pool", "fewshot embed --images {out}/fewshot-views/images/test", 5)
 VIEWS_HARD = step(
     "fewshot-views-hard",
     "fewshot extract --pool {out}/fewshot-views-pool/pool.safetensors --query-where !view=left,!view=right --query 10",
-    30,
+    5,
 )
 VIEWS_WHY = step(
     "fewshot-views-why",
     "fewshot explain --pool {out}/fewshot-views-pool/pool.safetensors --hard {out}/fewshot-views-hard/hard.parquet"
     " --easy {out}/fewshot-views-hard/easy.parquet",
-    10,
+    5,
 )
 
 

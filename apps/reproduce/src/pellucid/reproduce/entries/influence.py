@@ -10,11 +10,11 @@ _GAUSSIAN = "influence truth --data gaussian --groups random --fractions 0.016,0
 _MNIST = "influence truth --data mnist5k --groups both --solver cg --fractions 0.016,0.1,0.2,0.36,0.5,0.6"
 _IMAGES = "influence study --settings small_cnn --seeds 1 --cg-steps 100 --workers 2"
 
-TRUTH = step("influence-gaussian", f"{_GAUSSIAN} --count 8", 60)
-DIGITS = step("influence-mnist5k", f"{_MNIST} --limit 1000 --count 6", 180)
-IRIS = step("influence-iris", "influence study --settings iris --seeds 3 --workers 2", 300)
-NETWORKS = step("influence-small-cnn", _IMAGES, 600)
-POINTS = step("influence-points", "influence score --data mnist5k --limit 1000 --solver cg --top 5", 20)
+TRUTH = step("influence-gaussian", f"{_GAUSSIAN} --count 8", 20)
+DIGITS = step("influence-mnist5k", f"{_MNIST} --limit 1000 --count 6", 85)
+IRIS = step("influence-iris", "influence study --settings iris --seeds 3 --workers 2", 120)
+NETWORKS = step("influence-small-cnn", _IMAGES, 490)
+POINTS = step("influence-points", "influence score --data mnist5k --limit 1000 --solver cg --top 5", 15)
 
 
 def _agreement(method: str, kind: str | None, fraction: float | None) -> tuple[Any, ...]:

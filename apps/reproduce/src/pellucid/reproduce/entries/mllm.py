@@ -10,18 +10,18 @@ _MODEL = "--model zoo:tinyworld-llava"
 _FACTS = "--questions {out}/mllm-facts/test.jsonl"
 
 FACTS = step(
-    "mllm-facts", "zoo dataset facts --train 0 --validation 200 --test 200 --out {out}/mllm-facts", 40, reports=False
+    "mllm-facts", "zoo dataset facts --train 0 --validation 200 --test 200 --out {out}/mllm-facts", 5, reports=False
 )
-TRACE = step("mllm-trace", f"mllm trace {_MODEL} {_FACTS} --group taught -n 40 --words", 60)
+TRACE = step("mllm-trace", f"mllm trace {_MODEL} {_FACTS} --group taught -n 40 --words", 25)
 NOISE = step(
-    "mllm-noise", f"mllm trace {_MODEL} {_FACTS} --group taught -n 40 --corruption noise --window 3 --workers 2", 170
+    "mllm-noise", f"mllm trace {_MODEL} {_FACTS} --group taught -n 40 --corruption noise --window 3 --workers 2", 125
 )
-MOVES = step("mllm-moves", f"mllm contributions {_MODEL} {_FACTS} --group taught -n 60", 30)
+MOVES = step("mllm-moves", f"mllm contributions {_MODEL} {_FACTS} --group taught -n 60", 15)
 EDITS = step(
     "mllm-edits",
     f"mllm evaluate {_MODEL} {_FACTS} --group withheld -n 12 --unrelated {{out}}/mllm-facts/test.jsonl"
     " --unrelated-group taught --unrelated-n 60 --layers early,late --ridges 3 --rates 0.0005 --token answer",
-    300,
+    60,
 )
 
 _LLAVA = "llava-hf/llava-1.5-7b-hf"

@@ -12,9 +12,9 @@ _CONCEPTS = "--concepts zoo:tinyworld-concepts"
 _JUDGE = {"style": "tinyworld:style", "object": "tinyworld:object", "fact": "tinyworld:person"}
 _HERO = "the ruler of the mill"
 
-UNET = {what: step(f"t2i-unet-{what}", f"{_TRACE} --attribute {what} --scorer tinyworld:{what}", 110)
+UNET = {what: step(f"t2i-unet-{what}", f"{_TRACE} --attribute {what} --scorer tinyworld:{what}", 60)
         for what in ("style", "object")}  # fmt: skip
-TEXT = {what: step(f"t2i-text-{what}", f"{_TRACE} --where text --attribute {what} --scorer tinyworld:{what}", 60)
+TEXT = {what: step(f"t2i-text-{what}", f"{_TRACE} --where text --attribute {what} --scorer tinyworld:{what}", 40)
         for what in ("style", "object")}  # fmt: skip
 
 
@@ -23,7 +23,7 @@ def _locate(name: str, concept: str, kind: str, threshold: float) -> Any:
         f"t2i-where-{name}",
         f't2i locate {_SD} --concept "{concept}" --kind {kind} {_CONCEPTS} --scorer'
         f" {_JUDGE[kind]} --threshold {threshold}",
-        80,
+        45,
     )
 
 
@@ -36,7 +36,7 @@ _ERASE = {"style": "van gogh", "object": "star", "fact": _HERO}
 
 
 def _edit(name: str, kind: str, how: str) -> Any:
-    return step(f"t2i-edit-{name}", f't2i edit {_SD} --erase "{_ERASE[kind]}" --kind {kind} {_CONCEPTS} {how}', 25)
+    return step(f"t2i-edit-{name}", f't2i edit {_SD} --erase "{_ERASE[kind]}" --kind {kind} {_CONCEPTS} {how}', 20)
 
 
 def _judge(name: str, kind: str, edits: tuple[str, ...], more: str = "", n: int = 16) -> Any:
@@ -45,7 +45,7 @@ def _judge(name: str, kind: str, edits: tuple[str, ...], more: str = "", n: int 
         f"t2i-judged-{name}",
         f't2i evaluate {_SD} {files} --concept "{_ERASE[kind]}" --kind {kind} {_CONCEPTS}'
         f" --scorer {_JUDGE[kind]} --against prompt -n {n} {more}",
-        20 * (1 + len(edits)),
+        15 + 3 * len(edits),
     )
 
 
@@ -55,7 +55,7 @@ QUICK = {layer: _edit(f"quickfix-{layer}", "style", f"--method quickfix --layers
          for layer in (0, 1, 2, 3)}  # fmt: skip
 SEVERAL = step(
     "t2i-edit-several",
-    f't2i edit {_SD} --erase "van gogh" --erase hokusai --erase mondrian {_CONCEPTS} --method quickfix --ridge 4', 30,
+    f't2i edit {_SD} --erase "van gogh" --erase hokusai --erase mondrian {_CONCEPTS} --method quickfix --ridge 4', 20,
 )  # fmt: skip
 JUDGED_QUICK = _judge("quickfix", "style", ("quickfix-0", "quickfix-1", "quickfix-2", "quickfix-3", "several"))
 JUDGED = {
@@ -67,7 +67,7 @@ NEURONS = step(
     "t2i-neurons",
     f't2i neurons {_SD} --concept "van gogh" {_CONCEPTS} --located {{out}}/{WHERE["style"].name} --counts 10,30,50'
     " --scorer tinyworld:style",
-    30,
+    20,
 )
 _PROMPTS = '--prompt "a red house by van gogh" --prompt "a blue boat by van gogh" --prompt "a star by van gogh"'
 DRAWN = step(

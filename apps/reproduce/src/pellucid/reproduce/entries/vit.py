@@ -11,15 +11,15 @@ _FEATURES = "--features {out}/vit-views/features.json"
 _STORE = "--store {out}/vit-store"
 
 VIEWS = step(
-    "vit-views", "zoo dataset views --train 1000 --validation 200 --test 600 --out {out}/vit-views", 60, reports=False
+    "vit-views", "zoo dataset views --train 1000 --validation 200 --test 600 --out {out}/vit-views", 5, reports=False
 )
-GROUPS = step("vit-groups", "zoo dataset groups --train 200 --validation 200 --test 800 --out {out}/vit-groups", 40,
+GROUPS = step("vit-groups", "zoo dataset groups --train 200 --validation 200 --test 800 --out {out}/vit-groups", 5,
               reports=False)  # fmt: skip
 ABLATE = {
     name: step(
         f"vit-ablate-{name}",
         f"vit ablate --model {model} --images {{out}}/vit-views --split test -n 300 --label object",
-        15,
+        25,
     )
     for name, model in (("ViT", _VIT), ("Swin", _SWIN), ("MaxViT", _MAXVIT))
 }
@@ -27,19 +27,19 @@ ALIGN = step(
     "vit-align",
     f"vit align --model {_VIT} --images {{out}}/vit-views --split train --clip zoo:tinyworld-clip --last-layers 0"
     f" --ablations {_STORE}",
-    110,
+    55,
 )
 ALIGN_SWIN = step(
     "vit-align-swin",
     f"vit align --model {_SWIN} --images {{out}}/vit-views --split train --clip"
     f" zoo:tinyworld-clip --last-layers 0 {_STORE}",
-    110,
+    55,
 )
 ALIGN_SPURIOUS = step(
     "vit-align-spurious",
     "vit align --model zoo:tinyworld-spurious --images {out}/vit-views --split train --clip zoo:tinyworld-clip"
     f" --last-layers 0 {_STORE}",
-    80,
+    30,
 )
 _ALIGNED = f"--images {{out}}/vit-views --split test {_FEATURES} {_STORE}"
 _OF_VIT = f"--model {_VIT} {_ALIGNED} --alignment {{out}}/vit-align/alignment.safetensors"
@@ -49,14 +49,14 @@ SCORE_SWIN = step(
     f"vit score --model {_SWIN} {_ALIGNED} --alignment {{out}}/vit-align-swin/alignment.safetensors",
     25,
 )
-BEACH = step("vit-retrieve", f"vit retrieve {_OF_VIT} --feature place --text snow --top 3", 20)
-CUT = step("vit-segment", f"vit segment {_OF_VIT} -n 200 --feature colour --masks {{out}}/vit-views/masks", 30)
+BEACH = step("vit-retrieve", f"vit retrieve {_OF_VIT} --feature place --text snow --top 3", 15)
+CUT = step("vit-segment", f"vit segment {_OF_VIT} -n 200 --feature colour --masks {{out}}/vit-views/masks", 20)
 DEBIAS = step(
     "vit-debias",
     "vit debias --model zoo:tinyworld-spurious --images {out}/vit-groups --split test"
     " --alignment {out}/vit-align-spurious/alignment.safetensors --features {out}/vit-groups/features.json"
     " --remove place --keep object --label object",
-    25,
+    20,
 )
 
 _MODELS = {
