@@ -73,6 +73,22 @@ def test_a_changed_command_is_run_again(tmp_path: Path) -> None:
     assert run.ran == ["else"]
 
 
+def test_a_data_set_that_was_cut_off_is_written_anew(tmp_path: Path) -> None:
+    data = step("data", "zoo dataset groups --train 0 --validation 0 --test 2 --out {out}/data", 1, reports=False)
+    own = step("own", "influence score --data {out}/data", 1)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "annotations.csv").write_text("half of it")
+    fake = _Fake()
+
+    def run(argv: Sequence[str]) -> tuple[int, str]:
+        return (main(list(argv)), "") if argv[0] == "zoo" else fake(argv)
+
+    for _ in range(2):
+        assert run_entry(_entry("figure-3.1", (data, own)), tmp_path, run=run).verdict == "carries over"
+    assert (tmp_path / "data" / "images").is_dir()
+    assert not (tmp_path / "data" / "annotations.csv").exists()
+
+
 def test_an_address_goes_to_commands_that_take_one(tmp_path: Path) -> None:
     seen = []
     fake = _Fake()

@@ -1,6 +1,7 @@
 """Running entries: steps once each, what is finished is kept, what fails is told and the rest goes on."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -73,6 +74,9 @@ def run_step(
 ) -> Ran:
     """Run a step, unless the same command line went well in this folder before.
 
+    A command with a report goes on from its ledger. What another one wrote before it was stopped is removed: data sets
+    are only written into new folders.
+
     Args:
         step: what to run.
         out: the folder of runs.
@@ -86,6 +90,8 @@ def run_step(
         return Ran(**kept["ran"])
     if address is not None and takes(step.argv, "--address"):
         argv += ["--address", address]
+    if not step.reports:
+        shutil.rmtree(out / step.name, ignore_errors=True)
     started = time.monotonic()
     code, said = run(argv)
     ran = Ran(
