@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from .errors import ModelError, OptionError
+from .quiet import hush_bitsandbytes
 
 GROUP = "pellucid.assets"
 _SCHEME = re.compile(r"([a-z][a-z0-9_-]+):(.*)")  # two letters at least: C:\models is a folder
@@ -33,6 +34,7 @@ def resolve_asset(name: str) -> Path:
         known = ", ".join(f"{other}:" for other in sorted(offered)) or "none"
         mend = "pip install pellucid-zoo" if scheme == "zoo" else "install the package that offers it"
         raise OptionError(f"nothing installed knows {scheme!r} in {name!r} (known: {known}): {mend}")
+    hush_bitsandbytes()  # an asset may be a pipeline of diffusers
     try:
         resolve = offered[scheme].load()
     except ImportError as error:

@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from .errors import OptionError, PellucidError
 from .outfolder import prepare_out
+from .quiet import hush_bitsandbytes
 from .report import RESULT, Report, versions
 
 GROUP = "pellucid.commands"
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after `pellucid`; by default those of this process.
     """
+    hush_bitsandbytes()
     debug, words = _debug_first(list(sys.argv[1:] if arguments is None else arguments))
     code = _run(words, debug)
     try:

@@ -5,14 +5,14 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .assets import find_folder, has_scheme
 from .errors import ModelError, OptionError
-from .quiet import import_bitsandbytes, quiet
+from .quiet import hush_bitsandbytes, quiet
 from .revision import Snapshot, ask_hub, content_hash, is_fixed
 
 if TYPE_CHECKING:
@@ -196,9 +196,7 @@ def _load(spec: PipelineSpec, folder: Path, index: dict[str, Any]) -> Any:
 
 
 def _pipeline_class() -> Any:
-    # Diffusers imports bitsandbytes where it is installed: this does so first, without its remark on a kernel.
-    with suppress(ModelError):
-        import_bitsandbytes()
+    hush_bitsandbytes()
     from diffusers import DiffusionPipeline
 
     return DiffusionPipeline

@@ -35,17 +35,24 @@ def quiet() -> Iterator[None]:
             hub.enable_progress_bars()
 
 
-def import_bitsandbytes() -> ModuleType:
-    """Import bitsandbytes without two of its remarks: on a kernel that is not installed, and on int8's inputs.
+def hush_bitsandbytes() -> None:
+    """Keep two remarks of bitsandbytes back, whoever imports it: on a kernel that is not installed, on int8's inputs.
 
-    Its int8 layers compute in float16 whatever they are given, and say so at each call.
-
-    Raises:
-        ModelError: it is not installed.
+    Diffusers imports it wherever it is installed. Its int8 layers compute in float16 whatever they are given, and say
+    so at each call.
     """
     # Loggers exist before the modules that use them, and a filter that is already there is not added twice.
     for name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"):
         logging.getLogger(name).addFilter(_not_a_remark)
+
+
+def import_bitsandbytes() -> ModuleType:
+    """Import bitsandbytes, hushed.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    hush_bitsandbytes()
     try:
         import bitsandbytes
     except ImportError as error:
