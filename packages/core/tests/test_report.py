@@ -256,6 +256,17 @@ def test_prefixed_sections_fit_one_report(tmp_path: Path) -> None:
     }
 
 
+def test_findings_stand_in_the_contents_instead_of_a_summary(tmp_path: Path) -> None:
+    sections = [Section(name, lead=f"Found by {name}. {NASTY}") for name in ("one", "two")]
+    page = a_report(sections=sections, summary="All of it.").write(tmp_path / "led", 1).read_text()
+    contents = page[page.index("<nav") : page.index("</nav>")]
+    assert contents.index("Found by one.") < contents.index("Found by two.")
+    assert "All of it." not in page
+    assert NASTY not in page
+    partly = a_report(sections=[*sections, Section("three")], summary="All of it.").write(tmp_path / "partly", 1)
+    assert "All of it." in partly.read_text()
+
+
 def test_odd_text_survives(tmp_path: Path) -> None:
     odd = "caf\u00e9 \udc80"  # a lone surrogate is what an undecodable file name holds
     report = a_report(results={"file": odd}, summary=odd, sections=[Section("s", tables=[Table("t", [odd], [], "")])])

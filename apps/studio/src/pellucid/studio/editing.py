@@ -90,7 +90,7 @@ class Editing:
                 the concept.
             OptionError: the kind or the method are unknown, or the pipeline does not have what the method edits.
         """
-        from pellucid.t2i_edit.commands import make_edit
+        from pellucid.t2i_edit.edit_report import make_edit
 
         if method not in RIDGES:
             raise OptionError(f"there is no method {method!r}: choose among {', '.join(RIDGES)}")
@@ -114,7 +114,7 @@ class Editing:
         Raises:
             DataError: there is no prompt, there are more than four, or one is too long.
         """
-        from pellucid.t2i_edit.commands import drawing
+        from pellucid.t2i_edit.drawing import drawing
         from pellucid.t2i_edit.jobs import Sampling
 
         texts = checked_prompts(prompts)

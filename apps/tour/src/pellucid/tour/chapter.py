@@ -30,7 +30,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Chapter:
-    """What a chapter found: one sentence, a section of the report, and its numbers."""
+    """What a chapter found: what it means in one sentence, a section of the report, and its numbers."""
 
     finding: str
     section: Section

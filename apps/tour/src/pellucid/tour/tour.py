@@ -3,6 +3,7 @@
 import importlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pellucid.core.errors import OptionError
@@ -58,9 +59,9 @@ def run_tour(
         config={"chapters": list(only), "workers": workers, "full": full},
         seed=seed,
         device="cpu",
-        sections=[chapter.section.prefixed(name) for name, chapter in chapters.items()],
+        sections=[replace(chapter.section.prefixed(name), lead=chapter.finding) for name, chapter in chapters.items()],
         results={name: chapter.results for name, chapter in chapters.items()},
-        summary=" ".join(chapter.finding for chapter in chapters.values()),
+        summary="\n".join(chapter.finding for chapter in chapters.values()),
         notes=[_SMALL] if full else [_SMALL, _FEW],
     )
     report.write(Path(out), time.monotonic() - started)

@@ -85,13 +85,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: paragraphs, then marked texts, then figures, then tables."""
+    """A part of a report: paragraphs, then marked texts, then figures, then tables.
+
+    `lead` is what it found, in a sentence that stands below its title in the contents.
+    """
 
     title: str
     text: Sequence[str] = ()
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     passages: Sequence[Passage] = ()
+    lead: str = ""
 
     def prefixed(self, prefix: str) -> "Section":
         """Return the section with `PREFIX-` before every file's name, so that several methods fit one report."""

@@ -70,10 +70,10 @@ def trace(
     as_json: Json = False,
 ) -> None:
     """Find the layers that, restored in a model whose prompt was corrupted, bring the attribute back."""
-    from .commands import trace_report
     from .jobs import TraceJob
     from .probes import probes as of_the_thesis
     from .probes import read_probes
+    from .where_report import trace_report
 
     if where not in ("unet", "text"):
         raise OptionError(f"--where {where!r}: choose unet or text")
@@ -119,8 +119,8 @@ def locate(
     as_json: Json = False,
 ) -> None:
     """Find the smallest window of cross-attention layers that controls a concept (LocoGen)."""
-    from .commands import locate_report
     from .jobs import LocateJob
+    from .where_report import locate_report
 
     (found,) = _concepts([concept], kind, concepts, target)
     wanted: Any = found.kind
@@ -156,7 +156,7 @@ def edit(
     as_json: Json = False,
 ) -> None:
     """Take concepts out, or with --to change them, by a closed form; writes edit.safetensors and a LoRA."""
-    from .commands import edit_report
+    from .edit_report import edit_report
 
     some = [found.take(_spread(range(len(found)), n)) for found in _concepts(erase, kind, concepts, target)]
     chosen = _layers(layers, located)
@@ -182,7 +182,7 @@ def generate(
     """Draw prompts, with edits applied together: PNG files and captions.csv."""
     from pellucid.core.edits import WeightEdit
 
-    from .commands import generate_files
+    from .drawing import generate_files
 
     known = [WeightEdit.load(path) for path in edits or []]
     made = generate_files(_spec(model, dtype, device), prompts, known, _sampling(steps, guidance, chunk), seed, out)
@@ -214,7 +214,7 @@ def neurons(
     as_json: Json = False,
 ) -> None:
     """Drop the channels of keys and values that a concept moves most, and see what is left of it."""
-    from .commands import neurons_report
+    from .edit_report import neurons_report
 
     (found,) = _concepts([concept], kind, concepts, target)
     some, chosen = found.take(_spread(range(len(found)), n)), _layers(layers, located)
@@ -253,7 +253,7 @@ def evaluate(
     """Score pictures before and after edits: of the concept, and of concepts that should stay."""
     from pellucid.core.edits import WeightEdit
 
-    from .commands import evaluate_report
+    from .edit_report import evaluate_report
 
     if against not in ("concept", "prompt"):
         raise OptionError(f"--against {against!r}: choose concept or prompt")
@@ -285,8 +285,7 @@ def _sampling(steps: int, guidance: float, chunk: int) -> "Sampling":
 
 
 def _concepts(names: list[str], kind: str, file: str | None, target: str | None) -> "list[ConceptPrompts]":
-    from .commands import chosen_concept
-    from .concepts import concept_prompts, read_concepts
+    from .concepts import chosen_concept, concept_prompts, read_concepts
 
     if file is None:
         return [concept_prompts(name, kind, target=target) for name in names]

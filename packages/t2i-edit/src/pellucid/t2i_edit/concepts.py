@@ -218,3 +218,16 @@ def _changed(concept: str, prompt: str, target: str) -> str:
     words = new[front : len(new) - back] or new[max(front - 1, 0) :][:1]
     changed = " ".join(words)
     return changed.strip(punctuation) or changed
+
+
+def chosen_concept(concepts: Sequence[ConceptPrompts], name: str) -> ConceptPrompts:
+    """The concept of a name.
+
+    Raises:
+        DataError: there is none.
+    """
+    for concept in concepts:
+        if concept.concept.lower() == name.lower():
+            return concept
+    known = ", ".join(concept.concept for concept in concepts[:12])
+    raise DataError(f"there are no prompts of {name!r} in the file: it has {known}")

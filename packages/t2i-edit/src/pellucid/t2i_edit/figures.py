@@ -101,7 +101,7 @@ def changes_figure(found: dict[str, tuple[Change, ...]]) -> "Figure":
             place.set_xticks(spots, [_folded(change.group) for change in changes], fontsize=7)
             place.set_title(name)
             place.set_ylabel("score")
-            place.legend(fontsize=8)
+        figure.legend(*place.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 

@@ -7,9 +7,9 @@ from pellucid.core.assets import resolve_asset
 from pellucid.core.loading import load
 from pellucid.core.report import Mark, Passage
 from pellucid.qa_circuits.attribution import attribute
-from pellucid.qa_circuits.extract import extract_circuit
+from pellucid.qa_circuits.extract import Circuit, Extraction, extract_circuit
 from pellucid.qa_circuits.facts import read_facts, stream_copy_probes
-from pellucid.qa_circuits.figures import extraction_section, summary
+from pellucid.qa_circuits.figures import extraction_section
 from pellucid.qa_circuits.heads import choose_head, head_statistics
 from pellucid.qa_circuits.making import keep_answered
 
@@ -55,7 +55,17 @@ def run(setting: Setting) -> Chapter:
     )
     passage = Passage(DOCUMENT, marks, f"What head {head[0]}.{head[1]} looked at for the answer, strongest first.")
     return Chapter(
-        finding=summary(found),
+        finding=_finding(found, circuit),
         section=replace(section, text=[example, *section.text, used], passages=[passage]),
         results=found.results() | {"offered_to_the_model": made.offered, "head": list(head), "answer": source.answer},
+    )
+
+
+def _finding(found: Extraction, circuit: Circuit) -> str:
+    chances = [f"{share.value:.0%}" for share in (found.floor, circuit.score, circuit.random_score)]
+    few = circuit.score.low > circuit.random_score.high
+    return (
+        f"Replaced by what they say of another text, {len(circuit.components)} attention heads take the chance of a "
+        f"wrong answer from {chances[0]} to {chances[1]}, as many random ones to {chances[2]}: "
+        + ("these few copy the answer out of the text." if few else "on so few probes that does not tell them apart.")
     )

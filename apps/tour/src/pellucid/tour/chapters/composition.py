@@ -27,7 +27,8 @@ def run(setting: Setting) -> Chapter:
     named = by_clip.results["zero_shot"][CLIP]
     finding = (
         f"A CLIP that names what a picture shows in {named.value:.0%} tells “a red star and a blue boat” from “a blue "
-        f"star and a red boat” in {matched} of cases only, where guessing has .25."
+        f"star and a red boat” in {matched} of cases, where guessing has .25"
+        + (": it sees what is there, not who has which colour." if matched.high < named.value else ".")
     )
     section = Section(
         "Composition: who has which colour?",
