@@ -54,7 +54,8 @@ def summary(found: dict[str, Any]) -> str:
     return (
         f"An edit of SD 1.5's text encoder takes {text['seconds']:.3f} s ({text['ratio']:.3g} times as fast as the "
         f"d x d inverse), one of all {xl['matrices']} key and value projections of SDXL {xl['seconds']:.2f} s "
-        f"({xl['ratio']:.3g} times; the first time {xl['first_seconds']:.2f} s); weights differ by at most {xl['largest_difference']:.1e}. Tracing "
+        f"({xl['ratio']:.3g} times; the first time {xl['first_seconds']:.2f} s); weights differ by at most "
+        f"{xl['largest_difference']:.1e}. Tracing "
         f"{tracing['layers']} layers with one clean run is {tracing['ratio']:.3g} times as fast as repeating it."
     )
 

@@ -25,7 +25,7 @@ METHODS = {
 }
 MOST = 4  # prompts
 SEEN = 256  # pixels of a side that pictures of small models are shown with
-RIDGES = {"all-layers": 16.0, "quickfix": 4.0}
+RIDGES = {"all-layers": 256.0, "quickfix": 4.0}
 """Strong enough for Tinyworld's concepts, and weak enough to spare the others."""
 
 

@@ -57,9 +57,10 @@ def run(setting: Setting) -> Chapter:
     edited = concepts[STYLE]
     known = edited.take(range(0, len(edited), 2))
     layers = len(denoiser_anatomy(pipe).cross_attentions)
+    # In this process: three short sweeps one after the other, each of which would wait for workers to start.
     located = locate(
         LocateJob(spec, SCORER, sampling, "style", False), known, [setting.seed], LEFT, layers, setting.out / "located",
-        seed=setting.seed, workers=setting.workers,
+        seed=setting.seed, workers=0,
     )  # fmt: skip
     window = located.search.located.window
     edit = locoedit(pipe, [known], window.layers, ridge=RIDGE, following=True)
