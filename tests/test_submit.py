@@ -109,6 +109,7 @@ def test_a_job_that_fails_is_told_by_its_exit_code(cluster, tmp_path: Path) -> N
                     cwd=tmp_path)  # fmt: skip
     assert done.returncode == 1
     assert "FAILED" in done.stdout
+    assert "empty.csv" in done.stderr.splitlines()[-1]  # what went wrong, although the log was not followed
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def submit(
     if follow:
         _follow(ident, address)
     if wait:
-        _end(ident, address)
+        _end(ident, address, told=follow)
 
 
 @jobs_app.command()
@@ -106,14 +106,18 @@ def _follow(ident: str, address: str | None) -> None:
         raise typer.Exit() from None
 
 
-def _end(ident: str, address: str | None) -> None:
+def _end(ident: str, address: str | None, told: bool) -> None:
+    """Wait for a job's end; where it failed and its log was not shown, tell the log's last line: what went wrong."""
     from . import submitting
 
     while not (one := submitting.job(ident, address)).over:
         time.sleep(_PAUSE)
     typer.echo(_line(one))
-    if one.status != "SUCCEEDED":
-        raise typer.Exit(1)
+    if one.status == "SUCCEEDED":
+        return
+    if not told and (said := submitting.log(ident, address).strip()):
+        typer.echo(said.splitlines()[-1], err=True)
+    raise typer.Exit(1)
 
 
 def _line(one: "Job") -> str:
